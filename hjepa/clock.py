@@ -80,7 +80,7 @@ class Clock:
         return len(self.strides)
 
     def reach(self, level: int) -> int:
-        """Environment steps before its own instant that one state of ``level`` (1-based) sees."""
+        """Environment steps before its own instant that one state of ``level`` sees (level 0, a frame: none)."""
         below = (1, *self.periods)
         return sum((w - 1) * p for w, p in zip(self.windows[:level], below[:level], strict=True))
 
@@ -129,6 +129,32 @@ class Clock:
         moved = tuple(LevelCrop(c.instants + shift, c.reads, c.length) for c in crop.levels)
         return Crop(frames, crop.frames + shift, moved)
 
+    def dense(self, frames: int, levels: int | None = None) -> Crop:
+        """Like `whole`, but with a state at every environment step that has one, not one a period.
+
+        Raises:
+            ValueError: the recording is too short for the highest of the levels.
+        """
+        levels = levels or self.depth
+        if frames <= self.reach(levels):
+            raise ValueError(f"level {levels} needs {self.span(levels, 1)} frames, the recording has {frames}")
+        below = (1, *self.periods)
+        crops, first = [], 0  # first: the earliest instant of the items below
+        for level in range(1, levels + 1):
+            instants = np.arange(self.reach(level), frames)
+            reads = instants[:, None] - self._back(level, below[level - 1]) - first
+            crops.append(LevelCrop(instants, reads, len(instants)))
+            first = self.reach(level)
+        return Crop(frames, np.arange(frames), tuple(crops))
+
+    def past(self, level: int, length: int) -> Index:
+        """(length,) steps before now of a level's last ``length`` states, oldest first."""
+        return np.arange(length - 1, -1, -1) * self.periods[level - 1]
+
+    def future(self, level: int, within: int) -> Index:
+        """Steps after now of the states of ``level`` that lie up to ``within`` environment steps ahead."""
+        return np.arange(1, within // self.periods[level - 1] + 1) * self.periods[level - 1]
+
     def action_steps(self, lengths: Sequence[int]) -> int:
         """How many of the last environment steps' actions the transitions of these sequences take."""
         return max((n - 1) * p for n, p in zip(lengths, self.periods[: len(lengths)], strict=True) if n)
@@ -137,10 +163,13 @@ class Clock:
         """Of ``steps`` steps below, the newest that make whole steps of ``level``."""
         return slice(steps % self.strides[level - 1], steps)
 
+    def _back(self, level: int, period_below: int) -> Index:
+        """(window,) steps before a state's own instant of the items that it pools, oldest first."""
+        return np.arange(self.windows[level - 1] - 1, -1, -1) * period_below
+
     def _pooled(self, ages: Index, level: int, period_below: int) -> Index:
         """(N, window) ages of the items below that states of these ages pool, oldest first."""
-        back = np.arange(self.windows[level - 1] - 1, -1, -1) * period_below
-        return ages[:, None] + back[None, :]
+        return ages[:, None] + self._back(level, period_below)
 
     def _ages(self, lengths: Sequence[int]) -> list[Index]:
         """Ages (steps before now) of everything that is needed, frames first; each list descending."""

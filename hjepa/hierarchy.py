@@ -70,7 +70,9 @@ class Hierarchy(nn.Module):
         assert isinstance(level, Level)
         return level
 
-    def encode_clip(self, inputs: Tensor, crop: Crop, present: Tensor | None = None, source: int = 0) -> list[LevelStates]:
+    def encode_clip(
+        self, inputs: Tensor, crop: Crop, present: Tensor | None = None, source: int = 0
+    ) -> list[LevelStates]:
         """States of every level above ``source`` that the crop asks for.
 
         Args:
@@ -122,7 +124,9 @@ class Hierarchy(nn.Module):
         crop = self.clock.whole(len(video), level)
         first = crop.levels[0]
         device = next(self.parameters()).device
-        windows = [video[crop.frames[rows]].to(device) for rows in np.array_split(first.reads, -(-len(first.reads) // batch))]
+        windows = [
+            video[crop.frames[rows]].to(device) for rows in np.array_split(first.reads, -(-len(first.reads) // batch))
+        ]
         states = torch.cat([self.level(1).encode(w[None]) for w in windows], 1)
         valid = torch.ones(states.shape[:2], dtype=torch.bool, device=device)
         found = [LevelStates(states, valid, torch.as_tensor(first.instants))]

@@ -29,9 +29,15 @@ class FrameEncoder(nn.Module):
         self.net: nn.Module
         if e.kind == "vit":
             self.net = ViT(
-                world.height, world.width, channels, config.dim,
-                hidden=e.width, depth=e.depth, heads=e.heads, patch=e.patch,
-            )  # fmt: skip
+                world.height,
+                world.width,
+                channels,
+                config.dim,
+                hidden=e.width,
+                depth=e.depth,
+                heads=e.heads,
+                patch=e.patch,
+            )
         else:
             self.net = ConvEncoder(world.height, world.width, channels, config.dim, hidden=e.width)
 
@@ -131,7 +137,9 @@ class Level(nn.Module):
             valid = torch.cat([valid, torch.ones_like(valid[:, :1])], 1)
         return states[:, seen:]
 
-    def energy(self, states: Tensor, following: Tensor, actions: Tensor | None = None, z: Tensor | None = None) -> Tensor:
+    def energy(
+        self, states: Tensor, following: Tensor, actions: Tensor | None = None, z: Tensor | None = None
+    ) -> Tensor:
         """E(x, y, z) = D(s_y, Pred(s_x, a, z)) of every step: states, following (b, n, d) -> (b, n)."""
         return distance(self.config.objective.energy, self.predict(states, actions, z), following)
 
