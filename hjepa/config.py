@@ -7,6 +7,7 @@ anything else replaces), applies the overrides, spreads ``each_level`` under eve
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -260,10 +261,8 @@ def _parse(override: str) -> dict[str, Any]:
     except yaml.YAMLError:
         raise UserError(f"{override!r}: the value is not YAML") from None
     if isinstance(value, str):
-        try:
+        with suppress(ValueError):
             value = float(value)  # YAML 1.1 reads 1e-3 as a word
-        except ValueError:
-            pass
     for part in reversed(key.split(".")):
         value = {int(part) if part.isdigit() else part: value}
     return dict(value)

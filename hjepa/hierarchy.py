@@ -132,6 +132,40 @@ class Hierarchy(nn.Module):
         found = [LevelStates(states, valid, torch.as_tensor(first.instants))]
         return found + self.encode_clip(states, crop, source=1)
 
+    def predict(
+        self,
+        found: Sequence[LevelStates],
+        level: int,
+        steps: int,
+        actions: Tensor | None = None,
+        z: Tensor | None = None,
+    ) -> Tensor:
+        """The next ``steps`` states of a level, open loop from the last ones that `encode` found: (B, steps, D).
+
+        Args:
+            actions: (B, N - 1 + steps, a) of that level (`embed_actions`), from its first state on.
+            z: (B, N - 1 + steps, k); default: the prior's mean.
+
+        Raises:
+            UserError: no such level, or it has no state to start from.
+        """
+        here = self._states(found, level)
+        return self.level(level).rollout(here.states, steps, actions, z, here.valid)
+
+    def energy(
+        self, found: Sequence[LevelStates], level: int, actions: Tensor | None = None, z: Tensor | None = None
+    ) -> Tensor:
+        """Energy of every transition of a level that `encode` found: (B, N - 1), low where what happened was expected.
+
+        Args:
+            actions: (B, N - 1, a) of that level; z: (B, N - 1, k), default: the prior's mean.
+
+        Raises:
+            UserError: no such level, or it has no state.
+        """
+        states = self._states(found, level).states
+        return self.level(level).energy(states[:, :-1], states[:, 1:], actions, z)
+
     def save_pretrained(self, run: str | Path) -> Path:
         """Write weights and everything needed to use them into ``run``/model.safetensors, atomically."""
         run = Path(run)
@@ -161,6 +195,13 @@ class Hierarchy(nn.Module):
         except (SafetensorError, RuntimeError) as error:
             raise UserError(f"{path}: weights do not fit the configuration in the file: {_one_line(error)}") from None
         return model.eval()
+
+    def _states(self, found: Sequence[LevelStates], level: int) -> LevelStates:
+        self.level(level)
+        if level > len(found) or not found[level - 1].states.shape[1]:
+            need = self.clock.span(level, 1)
+            raise UserError(f"level {level} has no state here: it needs a recording of at least {need} frames")
+        return found[level - 1]
 
     def _checked(self, frames: Tensor | np.ndarray) -> Tensor:
         video, w = torch.as_tensor(frames), self.config.world

@@ -180,6 +180,8 @@ def plan_header(
     if base < 1 or shard < 1 or shard % base:
         raise UserError(f"shard_steps must be a multiple of chunk_steps, got {shard} and {base}")
     chunks = {name: _chunk(spec.step_bytes, base, shard) for name, spec in sorted(arrays.items())}
+    if chunk_steps:
+        chunks |= {name: chunk_steps for name, spec in arrays.items() if spec.step_bytes == heaviest}
     return Header(float(rate_hz), dict(sorted(arrays.items())), _checked_attrs(attrs), shard, chunks, compress)
 
 

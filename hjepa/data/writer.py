@@ -122,6 +122,7 @@ class StoreWriter:
         """Lets go of the files. What is sealed stays; the store is finished only by ``finish``."""
         with contextlib.suppress(OSError):  # an unsealed rest that does not fit on the disk is no loss
             self._journal.close()
+        with contextlib.suppress(OSError):
             self._files.close()
 
     def sources(self) -> set[str]:

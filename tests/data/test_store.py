@@ -197,8 +197,8 @@ def test_wrong_blocks_are_named_and_cost_only_their_episode(tmp_path, change, na
 def test_infinity_is_named_by_its_step(tmp_path):
     data = recording(0, 9)
     data["actions"][7, 1] = -np.inf
-    with StoreWriter(tmp_path / "store", **SETTINGS) as writer, pytest.raises(UserError, match="at step 7"):
-        with writer.episode("take0") as episode:
+    with StoreWriter(tmp_path / "store", **SETTINGS) as writer:
+        with pytest.raises(UserError, match="at step 7"), writer.episode("take0") as episode:
             episode.append(**data)
 
 
