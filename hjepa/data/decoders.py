@@ -26,16 +26,20 @@ decord.logging.set_level(decord.logging.QUIET)
 Image = NDArray[np.uint8]  # (H, W, 3) RGB
 
 OPEN_S, READ_S = 30.0, 30.0  # longest wait for a file system, in seconds, before PyAV gives up
-DECODER_ERRORS = (av.FFmpegError, decord.DECORDError, RuntimeError, AssertionError, IndexError)
+
+
+class NoVideoError(Exception):
+    """The file opens but holds no moving pictures."""
 
 
 class Reader(Protocol):
     """Sequential access to one file."""
 
     name: str
+    errors: tuple[type[Exception], ...]  # what it raises where a file defeats it
 
     def frames(self) -> Iterator[Image]:
-        """Every picture, (H, W, 3) uint8 RGB, in display order. Raises one of DECODER_ERRORS."""
+        """Every picture, (H, W, 3) uint8 RGB, in display order."""
         ...
 
 
@@ -43,6 +47,7 @@ class PyAVReader:
     """ffmpeg as PyAV binds it: right on every container tried, so it is the one that is believed."""
 
     name = "pyav"
+    errors: tuple[type[Exception], ...] = (av.FFmpegError, ValueError)
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,7 +60,7 @@ class PyAVReader:
         """Every picture as decoded, not yet converted to RGB, which costs as much again.
 
         Damage is recorded in `faults` and decoding goes on behind it. Raises av.FFmpegError where the file does not
-        open, LookupError where it holds no video.
+        open, NoVideoError where it holds none.
         """
         self.faults.clear()
         with _open(self.path) as container:
@@ -87,10 +92,10 @@ def _open(path: Path) -> av.container.InputContainer:
 
 
 def best_stream(container: av.container.InputContainer) -> av.VideoStream:
-    """The video stream ffmpeg would play; LookupError where there is none (cover art of a song is none)."""
+    """The video stream ffmpeg would play; NoVideoError where there is none (a song's cover is none)."""
     stream = container.streams.best("video")
     if not isinstance(stream, av.VideoStream) or stream.disposition & av.stream.Disposition.attached_pic:
-        raise LookupError("no video stream")
+        raise NoVideoError
     return stream
 
 
@@ -133,6 +138,7 @@ class DecordReader:
     """decord2: as fast as PyAV in sequence and converting as it goes, but silently wrong on some containers."""
 
     name = "decord"
+    errors: tuple[type[Exception], ...] = (decord.DECORDError, RuntimeError, AssertionError, IndexError)
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -77,8 +77,8 @@ class ClipStream:
     Args:
         store: where from.
         array: "frames", or "states" of a latent store.
-        span: steps from a clip's first to its last frame, both included (``crop.span``).
-        offsets: (F,) ascending steps into the clip that are read (``crop.inputs(source)``).
+        span: steps from a clip's first to its last frame, both included (of ``crop.reading``).
+        offsets: (F,) ascending steps into the clip that are read, the last of them now (of ``crop.reading``).
         action_steps: S, how many actions before now are read; 0 for none.
         batch: clips in a global batch, divisible by ``world``.
         seed: of the order, the flips and the shifts.

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from hjepa.data import decoders
-from hjepa.data.decoders import DECODER_ERRORS, DecordReader, Image, PyAVReader
+from hjepa.data.decoders import DecordReader, Header, Image, PyAVReader
 from hjepa.errors import UserError, nearest
 
 Crop = Literal["center", "none"]
@@ -145,41 +145,42 @@ def _scan_with_pyav(path: Path) -> _Scan:
         for picture in reader.pictures():
             stamps.append((picture.pts, picture.dts))
             pictures.add(picture)
-    except LookupError:
+    except decoders.NoVideoError:
         raise UserError(f"{path}: holds no video stream; legal: a file with moving pictures") from None
-    except DECODER_ERRORS as error:
+    except PyAVReader.errors as error:
         raise UserError(f"{path}: not readable as video ({_line(error)}); legal: any file ffmpeg decodes") from None
     if not stamps:
         why = reader.faults[0] if reader.faults else "it is cut short"
-        raise UserError(f"{path}: no frame decodes ({why}); legal: a whole video file")
+        raise UserError(f"{path}: no frame decodes ({why}); legal: a whole file of a codec ffmpeg decodes")
     stamps_s = _clock(np.array(stamps, np.float64)) * header.tick_s
     return _summary(path, header, stamps_s, pictures, reader.faults)
 
 
-def _summary(
-    path: Path, header: decoders.Header, stamps_s: NDArray[np.float64], pictures: _Samples, faults: list[str]
-) -> _Scan:
-    frames = len(stamps_s)
-    times_s, repaired = _repair(stamps_s, header.rates_hz)
+def _summary(path: Path, header: Header, stamps_s: NDArray[np.float64], pictures: _Samples, faults: list[str]) -> _Scan:
+    times_s, guessed = _repair(stamps_s, header.rates_hz)
     rate_hz, constant = _native_rate(times_s, header.rates_hz)
     if constant:  # exact, where the container's clock rounded
-        times_s = np.arange(frames) / rate_hz
+        times_s = np.arange(len(times_s)) / rate_hz
     length_s = float(times_s[-1]) + 1 / rate_hz
-    remarks = {
-        f"the header says {header.frames} frames, {frames} decode": header.frames not in (0, frames),
-        f"the header says {header.length_s:.1f} s, the pictures end after {length_s:.1f} s": not header.frames
-        and header.length_s - length_s > max(1.0, 0.05 * length_s),
-        f"{len(faults)} packets are damaged ({', '.join(sorted(set(faults)))})": bool(faults),
-        f"{repaired} timestamps missing, repeated or over {MAX_GAP_S:.0f} s apart, guessed": repaired > 0,
-        f"the frame rate varies, {rate_hz:.6g} Hz is its usual one": not constant,
-        f"pixels are not square ({header.pixel_aspect}), taken as square": header.pixel_aspect not in ("", "1", "0"),
-    }
     height, width, samples = pictures.finish()
-    info = VideoInfo(
-        path, frames, rate_hz, height, width, length_s, DecordReader.name,
-        tuple(text for text, applies in remarks.items() if applies),
-    )  # fmt: skip
+    notes = list(_header_notes(header, len(times_s), length_s))
+    if faults:
+        notes.append(f"{len(faults)} damaged packets ({', '.join(sorted(set(faults)))})")
+    if guessed:
+        notes.append(f"{guessed} timestamps missing, repeated or over {MAX_GAP_S:.0f} s apart, guessed")
+    if not constant:
+        notes.append(f"the frame rate varies, {rate_hz:.6g} Hz is its usual one")
+    info = VideoInfo(path, len(times_s), rate_hz, height, width, length_s, DecordReader.name, tuple(notes))
     return _Scan(info, times_s, header.tick_s, constant, bool(faults), samples)
+
+
+def _header_notes(header: Header, frames: int, length_s: float) -> Iterator[str]:
+    if header.frames not in (0, frames):
+        yield f"the header says {header.frames} frames, {frames} decode"
+    if not header.frames and header.length_s - length_s > max(1.0, 0.05 * length_s):  # sound may be a little longer
+        yield f"the header says {header.length_s:.1f} s, the pictures end after {length_s:.1f} s"
+    if header.pixel_aspect not in ("", "0", "1"):
+        yield f"pixels are not square ({header.pixel_aspect}), taken as square"
 
 
 class _Samples:
@@ -226,7 +227,7 @@ def _why_not_decord(scan: _Scan) -> str | None:
             return "decord's timestamps differ"
         wrong = [index for index in scan.samples if not scan.agrees(index, video[index].asnumpy())]
         return f"decord's frame {wrong[0]} is another picture" if wrong else None
-    except DECODER_ERRORS as error:
+    except DecordReader.errors as error:
         return f"decord fails ({_line(error)})"
 
 
@@ -317,13 +318,13 @@ def _decode(scan: _Scan) -> Iterator[Image]:
             for frame in _agreeing(scan):
                 yield frame
                 done += 1
-    except DECODER_ERRORS:
+    except DecordReader.errors:
         pass  # what came until here was right: PyAV goes on behind it
     try:
         for frame in islice(PyAVReader(scan.path).frames(), done, total) if done < total else ():
             yield frame
             done += 1
-    except DECODER_ERRORS as error:
+    except PyAVReader.errors as error:
         raise UserError(f"{scan.path}: frame {done} of {total} no longer decodes ({_line(error)})") from None
     if done < total:
         raise UserError(f"{scan.path}: {done} of {total} frames decode now; legal: a file nobody writes meanwhile")

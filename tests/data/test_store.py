@@ -197,9 +197,9 @@ def test_wrong_blocks_are_named_and_cost_only_their_episode(tmp_path, change, na
 def test_infinity_is_named_by_its_step(tmp_path):
     data = recording(0, 9)
     data["actions"][7, 1] = -np.inf
-    with StoreWriter(tmp_path / "store", **SETTINGS) as writer:
-        with pytest.raises(UserError, match="at step 7"), writer.episode("take0") as episode:
-            episode.append(**data)
+    writer = StoreWriter(tmp_path / "store", **SETTINGS)
+    with writer, pytest.raises(UserError, match="at step 7"), writer.episode("take0") as episode:
+        episode.append(**data)
 
 
 def test_misuse_of_episodes_is_refused(tmp_path):
