@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import av
 import numpy as np
@@ -98,7 +99,7 @@ def write_video(
     images = [paint(number) for number in range(frames)] if isinstance(frames, int) else frames
     tick = Fraction(1, 1000) if stamps_ms is not None else Fraction(1, rate)
     with av.open(str(path), "w", options=muxer or {}) as container:
-        stream = container.add_stream(codec, rate=rate, options=options or {})
+        stream: Any = container.add_stream(codec, rate=rate, options=options or {})
         stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt = pixels
         if b_frames is not None:

@@ -81,7 +81,7 @@ class Shard:
 
     def _plain(self, number: int, raw: memoryview) -> Bytes:
         if number not in self._checked:
-            if len(raw) != self._layout.chunk_bytes + CRC_BYTES:
+            if len(raw) != self._layout.chunk_bytes + CRC_BYTES or not _crc_fits(raw):
                 raise self._damaged(number, "its checksum does not fit")
             self._checked.add(number)
         return np.frombuffer(raw, np.uint8, self._layout.chunk_bytes)

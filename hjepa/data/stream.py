@@ -138,7 +138,12 @@ class ClipStream:
 
         Not shuffled, the pass's last batch may be smaller; a rank may then get an empty clip, so that all ranks see
         equally many.
+
+        Raises:
+            UserError: a file of the store is missing or damaged; or a negative start.
         """
+        if start < 0:
+            raise UserError(f"a stream starts at step 0 or later, got {start}")
         shares = _Shares(self._order, self._rank, self._world, start)
         loader = DataLoader(
             self._clips,
@@ -152,7 +157,10 @@ class ClipStream:
             # Workers are forked: they only read files and never touch the threads Python warns about.
             warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
             clips = iter(loader)
-        yield from clips
+        for clip in clips:
+            if isinstance(clip, UserError):
+                raise clip
+            yield clip
 
 
 def episode_parts(store: Store, part: Part = "all", held_back: float = 0.0, hold: Hold = "tail") -> Rows:
@@ -247,8 +255,11 @@ class _Shares(Sampler[Share]):
             step += 1
 
 
-class _Clips(Dataset[Clip]):
-    """Reads the clips of a share, all of them in one call of the store."""
+class _Clips(Dataset[Clip | UserError]):
+    """Reads the clips of a share, all of them in one call of the store.
+
+    A user's error is returned: raised in a worker, it would reach the user inside a page of traceback.
+    """
 
     def __init__(
         self,
@@ -269,7 +280,13 @@ class _Clips(Dataset[Clip]):
         self._flip = flip
         self._shift = shift
 
-    def __getitem__(self, share: Share) -> Clip:
+    def __getitem__(self, share: Share) -> Clip | UserError:
+        try:
+            return self._clip(share)
+        except UserError as error:
+            return error
+
+    def _clip(self, share: Share) -> Clip:
         now, first = self._order.named(share)
         inputs, present = self._read(self._array, now, first, self._ages)
         if self._flip or self._shift:

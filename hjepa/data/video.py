@@ -275,7 +275,7 @@ def _native_rate(times_s: NDArray[np.float64], declared_hz: Sequence[float]) -> 
     for rate in (*(rate for rate in declared_hz if _close(rate, measured, 0.02)), float(measured)):
         if np.abs(times_s * rate - order).max() <= ON_GRID:
             return rate, True
-    usual = 1 / float(np.median(np.diff(times_s)))
+    usual = round(1 / float(np.median(np.diff(times_s))), 6)
     return next((rate for rate in declared_hz if _close(rate, usual, 0.05)), usual), False
 
 
@@ -298,16 +298,17 @@ def _shown(scan: _Scan, rate_hz: float) -> NDArray[np.int64]:
 
 def _blocks(scan: _Scan, repeats: NDArray[np.int64], size: tuple[int, int], crop: Crop, block: int) -> Iterator[Image]:
     """`repeats[i]` copies of frame i of the file, scaled, in blocks of at most `block`."""
-    pending: list[Image] = []
+    filled, out = 0, np.empty((block, *size, 3), np.uint8)
     for frame, copies in zip(_decode(scan), repeats, strict=True):
         fitted = fit(frame, size, crop) if copies else frame
         for _ in range(copies):
-            pending.append(fitted)
-            if len(pending) == block:
-                yield np.stack(pending)
-                pending.clear()
-    if pending:
-        yield np.stack(pending)
+            out[filled] = fitted
+            filled += 1
+            if filled == block:
+                yield out
+                filled, out = 0, np.empty_like(out)
+    if filled:
+        yield out[:filled]
 
 
 def _decode(scan: _Scan) -> Iterator[Image]:

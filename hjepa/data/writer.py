@@ -308,10 +308,13 @@ def _open_raw(path: Path) -> BinaryIO:
 
 
 def _journal_lines(root: Path) -> list[dict[str, Any]]:
-    """The journal up to a line that was cut by a crash."""
+    """The journal, but for a last line that was cut by a crash."""
     path = root / WRITING / JOURNAL
     text = path.read_bytes() if path.exists() else b""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith(b"\n")]
+    try:
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith(b"\n")]
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}): delete {root} and write it anew") from error
 
 
 def _load(root: Path, header: Header) -> tuple[list[Episode], list[dict[str, FileEntry]]]:

@@ -106,9 +106,10 @@ def record(path: str | Path, episodes: int, steps: int, size: int = 64, seed: in
         "background": ArraySpec("int64", (1,), "1", "number of the ground's texture"),
     }
     with StoreWriter(path, rate_hz=RATE_HZ, arrays=arrays, attrs={"world": "sprites", "seed": seed}) as writer:
+        done = writer.sources()
         for number in range(episodes):
             source = f"sprites/seed{seed}/{number:05d}"
-            if source in writer.sources():
+            if source in done:
                 continue
             log = _played(Sprites(1, (seed, number)), steps)
             with writer.episode(source) as episode:

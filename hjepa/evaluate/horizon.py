@@ -16,10 +16,11 @@ from torch import Tensor
 
 from hjepa.errors import UserError
 from hjepa.evaluate.bootstrap import bootstrap_mean
-from hjepa.evaluate.dense import Recording
+from hjepa.evaluate.dense import Recording, contexts
 from hjepa.hierarchy import Hierarchy
 
 BLOCK_S = 1.0  # starts within one second count as one sequence of the bootstrap
+TINY = 1e-12  # variance of a collapsed level: keep its figures finite
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class HorizonCurve:
         low_persistence, low_mean: lower end of the paired 95 % interval of (reference - error).
         retrieval: how often the predicted state is nearest to the true one among the recording's states one period
             apart, over chance.
+        longest_s: the farthest horizon tried: ``within``, or what the longest recording holds.
         useful_steps, useful_s: the largest horizon up to which both lower ends stay above 0.
         starts: number of predictions begun; sequences: independent stretches they come from.
     """
@@ -76,30 +78,44 @@ def horizon_curves(
 
 
 def _curve(model: Hierarchy, number: int, found: list[Recording], within: int, starts: int) -> HorizonCurve | None:
-    ahead = model.clock.future(number, within)
-    long = [r for r in found if len(ahead) and len(r.states[number - 1]) > ahead[0]]
-    if not long:
+    """None where no recording holds one prediction of the level."""
+    longest = max(len(r.states[number - 1]) for r in found)
+    ahead = model.clock.future(number, min(within, longest - 1))
+    if not len(ahead):
         return None
+    long = [r for r in found if len(r.states[number - 1]) > ahead[0]]
     every = max(1, sum(len(r.states[number - 1]) for r in long) // starts)
     parts = [_predictions(model, number, r, ahead, every) for r in long]
-    states = torch.cat([r.states[number - 1] for r in found if len(r.states[number - 1])])
-    scale = float(states.var(0).mean())
-    centre = states.mean(0)
+    states = torch.cat([r.states[number - 1] for r in found])
+    scale = max(float(states.var(0, correction=0).mean()), TINY)
     error, still = (np.concatenate([getattr(p, name) for p in parts]) / scale for name in ("error", "persistence"))
-    mean = np.concatenate([_constant(p.true, centre) for p in parts]) / scale
-    block = max(1, round(BLOCK_S * model.config.world.rate_hz))
+    mean = np.concatenate([_constant(p.true, states.mean(0)) for p in parts]) / scale
+    block, rate = max(1, round(BLOCK_S * model.config.world.rate_hz)), model.config.world.rate_hz
     units = np.concatenate([k * 10**9 + p.start // block for k, p in enumerate(parts)])
     low_still, low_mean = (bootstrap_mean(reference - error, units)[1] for reference in (still, mean))
     above = (low_still > 0) & (low_mean > 0)  # NaN, no data, compares False
     useful = int(ahead[: len(above) if above.all() else int(np.argmin(above))].max(initial=0))
-    averaged = [np.nanmean(x, 0) for x in (error, still, mean, np.concatenate([p.hits for p in parts]))]
-    rate = model.config.world.rate_hz
-    listed = [_floats(x) for x in (averaged[0], averaged[1], averaged[2], 1 - averaged[0] / averaged[1])]
+    error, still, mean, hits = (np.nanmean(x, 0) for x in (error, still, mean, np.concatenate([p.hits for p in parts])))
+    with np.errstate(invalid="ignore", divide="ignore"):  # nothing moved: no skill to speak of, NaN
+        skill = 1 - error / still
     return HorizonCurve(
-        number, model.clock.periods[number - 1], [int(a) for a in ahead], _floats(ahead / rate), *listed,
-        _floats(low_still), _floats(low_mean), _floats(averaged[3]), useful, useful / rate, float(ahead[-1] / rate),
-        len(units), len(np.unique(units)),
-    )  # fmt: skip
+        level=number,
+        period_steps=model.clock.periods[number - 1],
+        steps=[int(a) for a in ahead],
+        seconds=_floats(ahead / rate),
+        error=_floats(error),
+        persistence=_floats(still),
+        mean=_floats(mean),
+        skill=_floats(skill),
+        low_persistence=_floats(low_still),
+        low_mean=_floats(low_mean),
+        retrieval=_floats(hits),
+        useful_steps=useful,
+        useful_s=useful / rate,
+        longest_s=float(ahead[-1] / rate),
+        starts=len(units),
+        sequences=len(np.unique(units)),
+    )
 
 
 @dataclass(frozen=True)
@@ -115,23 +131,15 @@ class _Predictions:
 
 def _predictions(model: Hierarchy, number: int, recording: Recording, ahead: NDArray, every: int) -> _Predictions:
     states = recording.states[number - 1]
-    level, clock = model.level(number), model.clock
-    device = next(model.parameters()).device
     now = np.arange(0, len(states) - ahead[0], every)
-    back = now[:, None] - clock.past(number, level.config.length - 1)
-    context, valid = states[np.maximum(back, 0)], torch.from_numpy(back >= 0)
-    actions = _actions(model, number, recording, now, len(ahead))
-    predicted = level.rollout(
-        context.to(device), len(ahead), None if actions is None else actions.to(device), valid=valid.to(device)
-    ).cpu()
+    seen = contexts(model, number, recording, now, len(ahead))
+    predicted = model.level(number).rollout(seen.states, len(ahead), seen.actions, valid=seen.valid).cpu()
     target = now[:, None] + ahead
     there = target < len(states)
-    true = states[np.minimum(target, len(states) - 1)]
-    gap = torch.from_numpy(~there)
-    error = (predicted - true).square().mean(-1).masked_fill(gap, torch.nan)
-    still = (states[now][:, None] - true).square().mean(-1).masked_fill(gap, torch.nan)
-    true = true.masked_fill(gap[..., None], torch.nan)
-    hits = np.where(there, _retrieved(predicted, states, target, clock.periods[number - 1]), np.nan)
+    true = states[np.minimum(target, len(states) - 1)].masked_fill(torch.from_numpy(~there)[..., None], torch.nan)
+    error = (predicted - true).square().mean(-1)
+    still = (states[now][:, None] - true).square().mean(-1)
+    hits = _retrieved(predicted, states, now, target, model.clock.periods[number - 1])
     return _Predictions(now, error.numpy(), still.numpy(), true, hits)
 
 
@@ -139,27 +147,17 @@ def _constant(true: Tensor, centre: Tensor) -> NDArray:
     return (true - centre).square().mean(-1).numpy()
 
 
-def _actions(model: Hierarchy, number: int, recording: Recording, now: NDArray, steps: int) -> Tensor | None:
-    """(N, context - 1 + steps, a): the true actions of a level around every start; the recording's ends repeat."""
-    if recording.actions is None:
-        return None
-    period, length = model.clock.periods[number - 1], model.config.levels[number - 1].length - 1
-    around = np.arange(-(length - 1) * period, steps * period)
-    rows = recording.reach[number - 1] + now[:, None] + around
-    taken = recording.actions[np.clip(rows, 0, len(recording.actions) - 1)]
-    return model.embed_actions(taken.to(next(model.parameters()).device))[number - 1]
-
-
-def _retrieved(predicted: Tensor, states: Tensor, target: NDArray, period: int) -> NDArray:
-    """(N, H) top-1 retrieval of the true state among those a whole number of periods from it, over chance."""
+def _retrieved(predicted: Tensor, states: Tensor, now: NDArray, target: NDArray, period: int) -> NDArray:
+    """(N, H) whether the state nearest to the prediction is the true one, among those a whole number of periods from
+    it, over chance; equally near ones share the hit. NaN past the recording's end."""
     hits = np.full(target.shape, np.nan)
-    for phase in range(min(period, len(states))):
-        candidates = states[phase::period]
-        rows, columns = np.nonzero((target % period == phase) & (target < len(states)))
-        if not len(rows):
-            continue
-        apart = torch.cdist(predicted[rows, columns], candidates)
-        hits[rows, columns] = (apart.argmin(1).numpy() == target[rows, columns] // period) * len(candidates)
+    for row, start in enumerate(now):
+        candidates = states[start % period :: period]
+        true = target[row][target[row] < len(states)] // period
+        apart = torch.cdist(predicted[row, : len(true)], candidates)
+        truth = apart[torch.arange(len(true)), true][:, None]
+        hit = (apart < truth).sum(1).eq(0) / (apart <= truth).sum(1)
+        hits[row, : len(true)] = hit * len(candidates)
     return hits
 
 

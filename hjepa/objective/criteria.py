@@ -65,7 +65,9 @@ def measure(states: Tensor, targets: Tensor, predicted: Tensor, valid: Tensor, n
 
 
 def effective_rank(covariance: Tensor) -> Tensor:
-    """exp(entropy of the normalised eigenvalues) of (D, D): between 1 and D."""
+    """exp(entropy of the normalised eigenvalues) of (D, D): between 1 and D; NaN where the states are not finite."""
+    if not torch.isfinite(covariance).all():
+        return covariance.new_tensor(torch.nan)
     values = torch.linalg.eigvalsh(covariance.double()).clamp(min=0)
     share = values / values.sum().clamp(min=1e-30)
     return torch.special.entr(share).sum().exp()

@@ -102,9 +102,7 @@ def estimate(config: RunConfig, processes: int = 1) -> Estimate:
     check_data(config, store, processes)
     with META:
         hierarchy = Hierarchy(config.hierarchy())
-    levels = tuple(
-        _level(number, level, hierarchy, store.rate_hz) for number, level in enumerate(config.levels, 1)
-    )
+    levels = tuple(_level(number, level, hierarchy, store.rate_hz) for number, level in enumerate(config.levels, 1))
     costs = tuple(_phase(phase, config, processes) for phase in phases(config))
     return Estimate(levels, costs, _count(hierarchy), store.rate_hz, processes)
 

@@ -64,12 +64,14 @@ class Log:
         return lambda done, every: self.bars.update(self._bar(f"encode level {level}", every), completed=done)
 
     def write(self, config: RunConfig, phase: str, step: int, total: int, lr: float, outcome: Step) -> None:
-        """Append the figures of one step.
-
-        Raises:
-            UserError: the loss is not finite.
-        """
-        line: dict[str, Any] = {"phase": phase, "step": step, "total": total, "loss": float(outcome.loss.detach()), "lr": lr}
+        """Append the figures of one step, and say what has collapsed."""
+        line: dict[str, Any] = {
+            "phase": phase,
+            "step": step,
+            "total": total,
+            "loss": float(outcome.loss.detach()),
+            "lr": lr,
+        }
         line |= {"seconds": round(self._took, 4), "data_wait": round(self._waited / max(self._took, 1e-9), 4)}
         line["levels"] = {str(k): _figures(o) for k, o in outcome.outcomes.items()}
         settled = step > 2 * config.train.warmup * config.train.steps

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from hjepa import config as configuration
@@ -37,6 +38,7 @@ def train(config: RunConfig) -> Path:
     Raises:
         UserError: anything wrong with the configuration, the store or the run directory.
     """
+    AcceleratorState._reset_state()  # an earlier training of this process may have had another precision
     accelerator = Accelerator(
         cpu=on_cpu(),
         mixed_precision=config.train.precision,
@@ -124,9 +126,15 @@ class Trainer:
         self.progress = Progress(number, step + 1, done)
         took = time.perf_counter() - began
         self.log.tick(phase.name, step + 1, t.steps, took, waited)
+        saves = done % t.save_every == 0 or step + 1 == t.steps
+        if (figures or saves) and not torch.isfinite(outcome.loss.detach()):
+            raise UserError(
+                f"{self.path}: the loss is not finite at step {done} ({phase.name}); the last state is kept; legal: a "
+                f"lower train.lr (now {t.lr:g}) or train.clip_norm (now {t.clip_norm:g})"
+            )
         if figures:
             self.log.write(self.config, phase.name, step + 1, done, rate, outcome)
-        if done % t.save_every == 0 and step + 1 < t.steps:
+        if saves and step + 1 < t.steps:
             self._save(trainee, optimizer)
 
     def _clips(self, phase: Phase, start: int) -> Iterator[Clip]:

@@ -306,6 +306,15 @@ def test_line_cut_in_the_journal_is_not_believed(tmp_path, whole):
     assert write(tmp_path / "store").digest == whole.digest
 
 
+def test_damaged_journal_is_refused(tmp_path):
+    with StoreWriter(tmp_path / "store", **SETTINGS) as writer:
+        append_all(writer, LENGTHS[:2])
+    journal = tmp_path / "store" / ".writing" / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes().replace(b"{", b"?", 5))
+    with pytest.raises(UserError, match=r"journal\.jsonl: damaged"):
+        StoreWriter(tmp_path / "store", **SETTINGS)
+
+
 def test_full_disk_keeps_what_was_sealed(tmp_path, whole):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with StoreWriter(tmp_path / "store", **SETTINGS) as writer:

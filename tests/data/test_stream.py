@@ -112,8 +112,8 @@ def test_whole_episodes_can_be_held_back(store):
 
 
 def test_rounding_does_not_hold_back_a_step_too_many(tmp_path):
-    store = make(tmp_path / "store", lengths=(100,) * 30)
-    assert {int(stop - start) for start, stop in episode_parts(store, "train", 0.07)} == {93}
+    store = make(tmp_path / "store", lengths=(10,) * 30)
+    assert {int(stop - start) for start, stop in episode_parts(store, "held_back", 0.9)} == {9}
     assert len(episode_parts(store, "held_back", 0.1, "episodes")) == 3
 
 
@@ -258,3 +258,18 @@ def test_impossible_requests_are_named(store, settings, named):
 def test_missing_actions_are_named(film):
     with pytest.raises(UserError, match="no array 'actions' in this store"):
         ClipStream(film, **CLIP, batch=6, action_steps=2)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damage_is_told_in_one_line_also_by_workers(tmp_path, workers):
+    store = make(tmp_path / "store")
+    shard = store.path / "states" / "c" / "0" / "0"
+    shard.write_bytes(bytes(shard.stat().st_size))
+    with pytest.raises(UserError, match="states/c/0/0") as caught:
+        taken(ClipStream(store, **CLIP, batch=12, workers=workers), 5)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_negative_start_is_refused(store):
+    with pytest.raises(UserError, match="got -1"):
+        next(ClipStream(store, **CLIP, batch=6).batches(-1))

@@ -158,6 +158,14 @@ def test_a_container_that_rounds_its_times_shifts_no_frame(name, settings, rate_
     assert numbers(whole(path, rate_hz=rate_hz)) == [int(k * native / rate_hz + 1e-9) for k in range(frames)]
 
 
+def test_rounded_times_of_a_file_with_gaps_shift_no_frame(tmp_path):
+    kept = [k for k in range(90) if k % 7 != 5]
+    stamps = [round(1000 * k / 30) for k in kept]  # as webm and mkv write them, up to half a millisecond late
+    path = write_video(tmp_path / "gaps.mkv", len(stamps), stamps_ms=stamps)
+    latest = [max(place for place, k in enumerate(kept) if k <= now) for now in range(89)]
+    assert numbers(whole(path, rate_hz=30.0)) == latest
+
+
 def test_a_jump_of_the_clock_is_closed_and_noted(tmp_path):
     stamps = [40 * k + (3_600_000 if k >= 30 else 0) for k in range(60)]
     info = probe(write_video(tmp_path / "jump.mkv", 60, stamps_ms=stamps))
@@ -198,7 +206,7 @@ def test_center_crops_and_none_squeezes():
     frame = np.zeros((40, 120, 3), np.uint8)
     frame[:, :40, 0], frame[:, 40:80, 1], frame[:, 80:, 2] = 255, 255, 255
     middle, all_of_it = fit(frame, (10, 10), "center"), fit(frame, (10, 10), "none")
-    assert (middle.mean(axis=(0, 1)) == (0, 255, 0)).all()
+    assert middle.mean(axis=(0, 1)) == pytest.approx([0, 255, 0], abs=4)  # the filter sees a little beyond the cut
     assert all_of_it.mean(axis=(0, 1)) == pytest.approx([85, 85, 85], abs=3)
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hjepa.data.sheet import contact_sheet
-from hjepa.data.store import Store
+from hjepa.data.store import Store, StoreWriter
 from hjepa.envs.sprites import FAST_RADIUS, SLOW_RADIUS, SLOW_SPEED, Sprites, draw, record
 
 
@@ -18,7 +18,17 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_others(store, tmp_path)
     record(tmp_path / "other", episodes=4, steps=60, size=32, seed=4)
     for file in (p for p in store.path.rglob("*") if p.is_file()):
         assert (tmp_path / "same" / file.relative_to(store.path)).read_bytes() == file.read_bytes()
-    assert Store.open(tmp_path / "other").digest != store.digest
+    other = Store.open(tmp_path / "other")
+    for name in store.arrays:
+        assert not np.array_equal(other.read(name, [0, 60]), store.read(name, [0, 60]))
+
+
+def test_interrupted_recording_goes_on_to_the_same_store(store, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "finish", lambda self: None)
+        record(tmp_path / "store", episodes=2, steps=60, size=32, seed=3)
+    record(tmp_path / "store", episodes=4, steps=60, size=32, seed=3)
+    assert Store.open(tmp_path / "store").digest == store.digest
 
 
 def test_labels_explain_the_frames(store):
