@@ -13,8 +13,10 @@ FOOTAGE := runs/footage
 STORE := runs/driving
 RUN := runs/demo
 HJEPA := $(BIN)/hjepa
-# One process; for two: --multi_gpu --num_processes 2 (`--cpu --num_processes 2` silently runs one).
-LAUNCH := $(BIN)/accelerate launch --quiet --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+# For two processes add --multi_gpu --num_processes 2, on a CPU too (`--cpu --num_processes 2` silently runs one).
+LAUNCH := $(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no \
+	--dynamo_backend no --num_cpu_threads_per_process $(CORES)
 
 .PHONY: demo test lint clean
 

@@ -92,13 +92,16 @@ class ObjectiveConfig(Strict):
 
 class LevelConfig(Strict):
     """One JEPA. ``length``: states in its training sequence; ``dim``: numbers a state; ``action_dim``: numbers a
-    macro-action (levels above the first, where the store has actions)."""
+    macro-action (levels above the first, where the store has actions). ``noise``: standard deviation of Gaussian noise
+    on the states that the level reads while it trains, from the level below and as context of its predictor: what keeps
+    upper levels, which see few independent sequences, from learning them by heart."""
 
     stride: Positive = 4
     window: Positive = 4
     length: Annotated[int, Field(ge=2)] = 8
     dim: Positive = 64
     action_dim: Positive = 4
+    noise: Weight = 0.0
     encoder: EncoderConfig = EncoderConfig()
     predictor: PredictorConfig = PredictorConfig()
     latent: LatentConfig = LatentConfig()

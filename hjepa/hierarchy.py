@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +71,12 @@ class Hierarchy(nn.Module):
         return level
 
     def encode_clip(
-        self, inputs: Tensor, crop: Crop, present: Tensor | None = None, source: int = 0
+        self,
+        inputs: Tensor,
+        crop: Crop,
+        present: Tensor | None = None,
+        source: int = 0,
+        noisy: Callable[[Tensor, int], Tensor] | None = None,
     ) -> list[LevelStates]:
         """States of every level above ``source`` that the crop asks for.
 
@@ -79,6 +84,7 @@ class Hierarchy(nn.Module):
             inputs: what the crop reads (`Crop.reading`): (B, F, H, W, C) uint8 frames for source 0, otherwise
                 (B, F, D) states of level ``source``.
             present: (B, F) bool; default: all.
+            noisy: applied to the states that a level, whose number it is told, reads from the level below (training).
 
         Returns:
             One entry a level, the first for level ``source + 1``.
@@ -88,6 +94,8 @@ class Hierarchy(nn.Module):
         for number in range(source + 1, len(crop.levels) + 1):
             part = crop.levels[number - 1]
             reads = torch.as_tensor(part.reads, device=inputs.device)
+            if noisy is not None and number > 1:
+                below = noisy(below, number)
             below, valid = self.level(number).encode(below[:, reads]), valid[:, reads].all(-1)
             found.append(LevelStates(below, valid, torch.as_tensor(part.instants)))
         return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)]
 PARTS = ("train", "held_back", "all")
-SHOWN = 5  # horizons in the table
 
 
 def horizon(
@@ -48,13 +46,11 @@ def _part(name: str | None) -> Any:
 
 
 def _print_curves(curves: list[HorizonCurve]) -> None:
-    shown = _horizons(curves)
-    rows = [
-        (c.level, seconds(c.period_steps * c.seconds[0] / c.steps[0]), seconds(c.useful_s), seconds(c.longest_s))
-        + tuple(_cell(c, steps) for steps in shown)
-        for c in curves
-    ]
-    rate = curves[0].steps[0] / curves[0].seconds[0]
+    shown, rate = _horizons(curves), curves[0].steps[0] / curves[0].seconds[0]
+    rows = []
+    for curve in curves:
+        times = (curve.period_steps / rate, curve.useful_s, curve.longest_s)
+        rows.append((curve.level, *map(seconds, times), *(_cell(curve, steps) for steps in shown)))
     columns = ("level", "period", "useful horizon", "tested to", *(f"at {seconds(steps / rate)}" for steps in shown))
     note = (
         "At each horizon: share of the squared error of persistence / of the best constant that the prediction saves.\n"
@@ -64,23 +60,15 @@ def _print_curves(curves: list[HorizonCurve]) -> None:
 
 
 def _horizons(curves: list[HorizonCurve]) -> list[int]:
-    """A few horizons in steps, evenly spread over the octaves, that the levels have in common where they can."""
-    every = sorted({steps for c in curves for steps in c.steps})
-    most = max(len({c.level for c in curves if steps in c.steps}) for steps in every)
-    wanted = [every[0] * (every[-1] / every[0]) ** (k / (SHOWN - 1)) for k in range(SHOWN)]
-
-    def fits(steps: int, aim: float) -> float:
-        shared = sum(steps in c.steps for c in curves)
-        return abs(math.log(steps / aim)) + 0.2 * (most - shared)
-
-    return sorted({min(every, key=lambda steps: fits(steps, aim)) for aim in wanted})
+    """Every level's period, its double for the slowest, and the farthest horizon, in steps: where levels compare."""
+    return sorted({c.steps[0] for c in curves} | {2 * curves[-1].steps[0], max(c.steps[-1] for c in curves)})
 
 
 def _cell(curve: HorizonCurve, steps: int) -> str:
     if steps not in curve.steps:
         return ""
     at = curve.steps.index(steps)
-    return f"{signed(curve.skill[at])} / {signed(1 - curve.error[at] / curve.mean[at])}"
+    return f"{signed(curve.skill[at])}/{signed(1 - curve.error[at] / curve.mean[at])}"
 
 
 def report(

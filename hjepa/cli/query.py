@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+    from hjepa.evaluate.probe import Kept
     from hjepa.query import View
 
+PROBE_SHARE = 0.2  # held back to score on, for runs that held back nothing
 Source = Annotated[Path, typer.Argument(help="A video file, or a store.", show_default=False)]
-Levels = Annotated[
-    list[int] | None, typer.Option("--level", help="A level, from 1; may be given again [default: all]")
-]
+Levels = Annotated[list[int] | None, typer.Option("--level", help="A level, from 1; may be given again [default: all]")]
 Episode = Annotated[int, typer.Option("--episode", help="Which recording of a store, from 0.")]
 Time = Annotated[float | None, typer.Option("--time", help="Seconds into the episode [default: half-way]")]
 Apart = Annotated[float | None, typer.Option("--apart", help="Least seconds between two of them.")]
@@ -107,9 +107,7 @@ def nearest(
     from hjepa.query import nearest as ask
 
     view, shelf = context.obj.views(source, library)
-    found = [
-        ask(view, k, time, episode=episode, count=count, apart_s=apart, library=shelf) for k in view.levels(level)
-    ]
+    found = [ask(view, k, time, episode=episode, count=count, apart_s=apart, library=shelf) for k in view.levels(level)]
     _save_picture(picture, [draw_nearest(f, view, shelf) for f in found] if picture else [])
     if json:
         return print_json([f.asdict() for f in found])
@@ -130,11 +128,11 @@ def surprise(context: typer.Context, source: Source, level: Levels = None, json:
     found = ask(context.obj.view(source), level)
     if json:
         return print_json([track.asdict() for track in found])
-    rows = [
-        (t.level, seconds(t.period_s), t.name, f"{t.values.mean():.2f}", f"{t.values.max():.2f}")
-        + (f"{t.times_s[t.values.argmax()]:.2f} s",)
-        for t in found
-    ]
+    rows = []
+    for track in found:
+        highest = track.values.argmax()
+        figures = f"{track.values.mean():.2f}", f"{track.values[highest]:.2f}", f"{track.times_s[highest]:.2f} s"
+        rows.append((track.level, seconds(track.period_s), track.name, *figures))
     note = "1 is the mean surprise of expecting no change. The whole course: --json."
     table("surprise", ("level", "period", "episode", "mean", "highest", "at"), rows, note)
 
@@ -195,15 +193,53 @@ def future(
     _save_picture(picture, [draw_futures(f, view, shelf) for f in found] if picture else [])
     if json:
         return print_json([f.asdict() for f in found])
-    rows = [
-        (f.level, _where(f.now), "expected" if number == 0 else f"sample {number}", f"+{ahead:.2f} s")
-        + (_where(one.nearest[k].moment), "-" if one.error[k] is None else f"{one.error[k]:.2f}")
-        for f in found
-        for number, one in enumerate(f.futures)
-        for k, ahead in enumerate(f.ahead_s)
-    ]
+    rows = []
+    for f in found:
+        for number, one in enumerate(f.futures):
+            name = "expected" if number == 0 else f"sample {number}"
+            for ahead, near, error in zip(f.ahead_s, one.nearest, one.error, strict=True):
+                off = "-" if error is None else f"{error:.2f}"
+                rows.append((f.level, _where(f.now), name, f"+{ahead:.2f} s", _where(near.moment), off))
     note = "Error: energy between the predicted and the true state; 1 is the mean change of the level in one period."
     table("futures", ("level", "from", "", "ahead", "looks like", "error"), rows, _written(picture, note))
+
+
+@app.command()
+def keeps(
+    context: typer.Context,
+    source: Annotated[Path, typer.Argument(metavar="STORE", help="A store with labels.", show_default=False)],
+    array: Annotated[
+        list[str] | None, typer.Option("--array", help="A label; may be given again [default: all]")
+    ] = None,
+    level: Levels = None,
+    mlp: Annotated[bool, typer.Option("--mlp", help="Probe with an MLP too: slower.")] = False,
+    json: Json = False,
+) -> None:
+    """What each level keeps of a store's labels: linear probes, scored on the part held back."""
+    from hjepa.config import load
+    from hjepa.data.store import Store
+    from hjepa.evaluate.probe import keeps as ask
+    from hjepa.hierarchy import Hierarchy
+
+    data = load([context.obj.run / "config.yaml"]).data
+    model, share = Hierarchy.from_pretrained(context.obj.run), data.held_back or PROBE_SHARE
+    found = ask(model, Store.open(source), array, levels=level, held_back=share, hold=data.hold, mlp=mlp)
+    if json:
+        return print_json([k.asdict() for k in found])
+    levels = sorted({k.level for k in found})
+    rows = []
+    for name in dict.fromkeys(k.array for k in found):
+        own = {k.level: k for k in found if k.array == name}
+        rows.append(
+            (name, own[levels[0]].measure, f"{own[levels[0]].reference:.2f}", *(_score(own[k]) for k in levels))
+        )
+    columns = ("label", "measure", "blind", *(f"level {k}" if k else "8 x 8 pixels" for k in levels))
+    note = "Ridge regression / MLP." if mlp else "Ridge regression."
+    table("what each level keeps", columns, rows, f"{note} blind: what one who sees nothing scores.")
+
+
+def _score(kept: Kept) -> str:
+    return " / ".join("-" if v != v else f"{v:.2f}" for v in (kept.score, kept.mlp) if v is not None)
 
 
 def _actions(path: Path | None) -> NDArray | None:

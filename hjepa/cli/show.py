@@ -40,12 +40,13 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], not
     from rich.markup import escape
     from rich.table import Table
 
-    grid = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
         grid.add_column(column, justify="right" if number else "left")
     for row in rows:
         grid.add_row(*(escape(str(cell)) for cell in row))
     console = _console()
+    console.print(title, style="bold", markup=False, highlight=False)
     console.print(grid)
     if note:
         console.print(note, style="dim", markup=False, highlight=False)

@@ -52,18 +52,18 @@ def _print_done(path: Path, json: bool) -> None:
 def _print_estimate(cost: Estimate, json: bool) -> None:
     if json:
         return print_json(cost.asdict())
-    rows = [
-        (e.level, e.stride, e.window, f"{e.period_steps} = {seconds(e.period_s)}", seconds(e.sees_s), e.dim)
-        + (f"{e.length} = {seconds(e.sequence_s)}", amount(e.parameters))
-        for e in cost.levels
-    ]
+    rows = []
+    for e in cost.levels:
+        period, sequence = f"{e.period_steps} = {seconds(e.period_s)}", f"{e.length} = {seconds(e.sequence_s)}"
+        rows.append((e.level, e.stride, e.window, period, seconds(e.sees_s), e.dim, sequence, amount(e.parameters)))
     columns = ("level", "stride", "window", "period", "sees", "dim", "sequence", "parameters")
-    title = f"{amount(cost.parameters)} parameters; period in steps of {seconds(1 / cost.rate_hz)}"
-    table(title, columns, rows)
-    phases = [
-        (p.name, p.steps, f"{p.clip_steps} = {seconds(p.clip_s)}", f"{p.reads} {'states' if p.source else 'frames'}")
-        + (amount(p.flop, "FLOP"), amount(p.memory_bytes, "B"))
-        for p in cost.phases
-    ]
-    note = f"{amount(cost.flop, 'FLOP')} in all; memory without the libraries' own; per process, {cost.processes} in all"
+    table(f"{amount(cost.parameters)} parameters; period in steps of {seconds(1 / cost.rate_hz)}", columns, rows)
+    phases = []
+    for p in cost.phases:
+        clip, reads = f"{p.clip_steps} = {seconds(p.clip_s)}", f"{p.reads} {'states' if p.source else 'frames'}"
+        phases.append((p.name, p.steps, clip, reads, amount(p.flop, "FLOP"), amount(p.memory_bytes, "B")))
+    note = (
+        f"{amount(cost.flop, 'FLOP')} in all, {cost.processes} processes. A step and its memory: per process, without "
+        "what the libraries take."
+    )
     table("phases", ("phase", "steps", "clip", "reads a clip", "a step", "memory"), phases, note)

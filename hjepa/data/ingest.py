@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isclose
 from pathlib import Path, PurePath
@@ -109,6 +109,8 @@ def ingest(
                         on_progress(Progress(source, number, len(files), written, expected))
             except _ReadError as error:
                 errors[source] = str(error)
+        if not writer.sources():
+            raise _none_readable(errors.values())
         writer.finish()
     return _report(Store.open(out), files, errors)
 
@@ -134,7 +136,11 @@ def _store_rate(files: dict[str, Path], rate_hz: float | None) -> float:
             errors.append(str(error))
         else:
             return rate_hz or info.rate_hz
-    raise UserError("none of the videos can be read:\n" + "\n".join(f"  {line}" for line in errors))
+    raise _none_readable(errors)
+
+
+def _none_readable(errors: Iterable[str]) -> UserError:
+    return UserError("none of the videos can be read:\n" + "\n".join(f"  {line}" for line in errors))
 
 
 def _add(

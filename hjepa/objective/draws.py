@@ -27,3 +27,7 @@ class Draws:
     def integer(self, low: int, high: int) -> int:
         """low <= number < high, the same on every process."""
         return int(torch.randint(low, high, (), generator=self._generator))
+
+    def noisy(self, x: Tensor, std: float) -> Tensor:
+        """x (batch, ...) of this process's share, plus Gaussian noise; x itself where ``std`` is 0."""
+        return x + std * self.mine(*x.shape).to(x) if std else x

@@ -58,12 +58,13 @@ def level_objective(level: Level, sample: Sample, draws: Draws, figures: bool = 
     states, valid = sample.states[:, -sample.length :], sample.valid[:, -sample.length :]
     targets, pair = sample.targets[:, -sample.length :], valid[:, 1:] & valid[:, :-1]
     inferred = _infer(level, states, draws)
+    context = draws.noisy(states, level.config.noise)
     centred = centred_in_time(states, valid)
     statistic: list[Tensor] = []
 
     def prediction() -> Tensor:
         z = inferred.z if inferred else None
-        predicted = level.predict(states[:, :-1], sample.actions, z, valid[:, :-1])
+        predicted = level.predict(context[:, :-1], sample.actions, z, valid[:, :-1])
         return world_mean(distance(objective.energy, predicted, targets[:, 1:]), pair)
 
     def rollout() -> Tensor:
@@ -71,7 +72,7 @@ def level_objective(level: Level, sample: Sample, draws: Draws, figures: bool = 
         steps = min(objective.rollout_steps, sample.length - 1)
         start = draws.integer(1, sample.length - steps + 1)
         actions = None if sample.actions is None else sample.actions[:, : start - 1 + steps]
-        predicted = level.rollout(states[:, :start], steps, actions, valid=valid[:, :start])
+        predicted = level.rollout(context[:, :start], steps, actions, valid=valid[:, :start])
         true, counted = targets[:, start : start + steps], valid[:, start - 1 : start] & valid[:, start : start + steps]
         return world_mean(distance(objective.energy, predicted, true), counted)
 

@@ -37,11 +37,11 @@ class Trainee(nn.Module):
             hierarchy.level(number).requires_grad_(True)
 
     def forward(self, clip: Clip, draws: Draws, figures: bool = False) -> Step:
-        found = self._encode(self.hierarchy, clip)
+        found = self._encode(self.hierarchy, clip, draws)
         targets = found
         if self.target is not None:
             with torch.no_grad():
-                targets = self._encode(self.target, clip)
+                targets = self._encode(self.target, clip, None)
         actions = [] if clip.actions is None else self.hierarchy.embed_actions(clip.actions)
         outcomes = {}
         for number in self.phase.levels:
@@ -59,8 +59,11 @@ class Trainee(nn.Module):
             for here, there in zip(level.parameters(), target.parameters(), strict=True):
                 there.lerp_(here, 1 - level.config.objective.ema)
 
-    def _encode(self, model: Hierarchy, clip: Clip) -> list[LevelStates]:
-        return model.encode_clip(clip.inputs, self.crop, clip.present, self.phase.source)
+    def _encode(self, model: Hierarchy, clip: Clip, draws: Draws | None) -> list[LevelStates]:
+        def noisy(states: Tensor, number: int) -> Tensor:
+            return draws.noisy(states, model.level(number).config.noise) if draws else states
+
+        return model.encode_clip(clip.inputs, self.crop, clip.present, self.phase.source, noisy)
 
     def _sample(
         self, number: int, found: list[LevelStates], targets: list[LevelStates], actions: Tensor | None

@@ -88,6 +88,15 @@ def test_nothing_readable_is_an_error_that_names_every_file(tmp_path):
     assert not (tmp_path / "store").exists()
 
 
+def test_files_that_all_break_half_way_are_an_error_too(tmp_path, monkeypatch):
+    def breaks(path, **settings):
+        raise UserError(f"{path}: frame 0 of 20 no longer decodes")
+
+    monkeypatch.setattr(room, "read_video", breaks)
+    with pytest.raises(UserError, match=r"(?s)none of the videos.*a\.mp4: frame 0.*b\.mp4: frame 0"):
+        ingest(videos(tmp_path, "a.mp4", "b.mp4"), tmp_path / "store")
+
+
 def test_trouble_with_the_store_is_not_taken_for_a_broken_video(tmp_path, monkeypatch):
     def full(self, **blocks):
         raise UserError("no space left on the disk")
