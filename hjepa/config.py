@@ -137,7 +137,8 @@ class HierarchyConfig(Strict):
 
 
 class DataConfig(Strict):
-    """Which clips are read. ``batch`` is the global batch: all processes and accumulated steps together."""
+    """Which clips are read. ``batch`` is the global batch: all processes and accumulated steps together. ``views``: how
+    many augmented copies (flip, shift) of each episode a latent store of level 1 holds."""
 
     store: str = ""
     batch: Positive = 16
@@ -145,6 +146,7 @@ class DataConfig(Strict):
     hold: Literal["tail", "episodes"] = "tail"
     flip: bool = False
     shift: Annotated[int, Field(ge=0)] = 0
+    views: Positive = 1
     workers: Annotated[int, Field(ge=0)] = 0
 
 

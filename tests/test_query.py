@@ -1,5 +1,6 @@
 """What a trained hierarchy answers about a video or a store, against brute force and planted facts."""
 
+import itertools
 import json
 
 import numpy as np
@@ -174,7 +175,7 @@ def test_neighbours_are_apart_from_the_query_and_from_each_other(repeating):
     for apart_s in (0.3, 1.0):
         found = query.nearest(view, 1, 1.5, count=100, apart_s=apart_s)
         rows = sorted([found.query.row, *(n.moment.row for n in found.found)])
-        gaps = [b - a for a, b in zip(rows, rows[1:], strict=False) if not a < 60 <= b]
+        gaps = [b - a for a, b in itertools.pairwise(rows) if not a < 60 <= b]
         assert min(gaps) >= round(apart_s * RATE_HZ)
     assert len(query.nearest(view, 1, 1.5, count=100, apart_s=0).found) == 89  # every step but the query's own
 
@@ -237,7 +238,8 @@ def test_surprise_is_the_energy_of_each_state_under_its_prediction(store, action
             if actions:
                 steps = (own.shape[1] - 1) * period
                 moves = model.embed_actions(taken[seen_at - steps : seen_at][None])[track.level - 1]
-            energy = distance("l2", level.predict(own[:, :-1], moves)[:, -1], own[:, -1])
+            with torch.no_grad():
+                energy = distance("l2", level.predict(own[:, :-1], moves)[:, -1], own[:, -1])
             unit = query.persistence_energy(view, track.level)
             assert track.values[k] == pytest.approx(float(energy) / unit, rel=1e-3)
 
@@ -252,10 +254,17 @@ def test_the_mean_surprise_of_an_untrained_predictor_is_one(store):
 def test_segments_begin_at_planted_cuts(tmp_path, level):
     films = [film([(0, 40), (1, 33), (0, 40)]), film([(2, 50), (3, 50)], seed=1)]
     view = View(model_of(awake=False), write(tmp_path / "store", films))
-    found = query.segments(view, level)
-    assert [(s.episode, s.first_row) for s in found] == [(0, 0), (0, 40), (0, 73), (1, 113), (1, 163)]
-    assert [s.stop_row for s in found] == [40, 73, 113, 163, 213]
-    assert [(s.start_s, s.stop_s) for s in found[-2:]] == [(0.0, 5.0), (5.0, 10.0)]
+    found = query.segments(view, level, threshold=8)
+    assert [s.episode for s in found] == [0, 0, 0, 1, 1]
+    late = np.array([s.first_row for s in found]) - [0, 40, 73, 113, 163]
+    assert late.min() >= 0
+    assert late.max() < (1 if level == 1 else view.period(level))  # as a pooled change grows
+    assert [s.first_row for s in found[1:]] == [s.stop_row for s in found[:-1]]
+    assert found[-1].stop_row == 213
+    assert [(s.start_s, s.stop_s) for s in found[-2:]] == [
+        (0, found[-1].start_s),
+        ((found[-1].first_row - 113) / 10, 10),
+    ]
     assert [s.surprise is None for s in found] == [True, False, False, True, False]
     alike, other = (np.abs(found[0].state - found[k].state).max() for k in (2, 1))
     assert alike < 0.3 * other

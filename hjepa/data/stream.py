@@ -292,7 +292,7 @@ class _Clips(Dataset[Clip | UserError]):
         if self._flip or self._shift:
             for clip, position in zip(inputs, range(share.first, share.stop), strict=True):
                 rng = np.random.default_rng([self._order.seed, share.epoch, position, AUGMENT])
-                clip[:] = _augmented(clip, rng, self._flip, self._shift)
+                clip[:] = augmented(clip, rng, self._flip, self._shift)
         actions = acted = None
         if len(self._action_ages):
             moves, took = self._read(ACTIONS, now, first, self._action_ages)
@@ -306,7 +306,7 @@ class _Clips(Dataset[Clip | UserError]):
         return values.reshape(*rows.shape, *values.shape[1:]), rows >= first[:, None]
 
 
-def _augmented(frames: NDArray, rng: np.random.Generator, flip: bool, shift: int) -> NDArray:
+def augmented(frames: NDArray, rng: np.random.Generator, flip: bool, shift: int) -> NDArray:
     """(F, H, W, C) frames, all mirrored and moved alike."""
     mirror = bool(rng.integers(2))
     down, right = rng.integers(-shift, shift + 1, size=2)

@@ -33,6 +33,8 @@ SAME_PICTURE = 1.0  # mean absolute difference in grey levels; one picture decod
 MAX_GAP_S = 60.0  # a longer jump of the clock is taken for damage
 ON_GRID = 0.25  # a constant rate shows every frame within this many frame intervals of its time
 FALLBACK_HZ = 25.0  # of a file that neither declares a rate nor has two frames
+# decord decodes ahead without limit where its caller is slower (dmlc/decord issues 157, 208): so much memory may fill.
+DECORD_BYTES = 2**30
 BLOCK_BYTES = 64 * 2**20  # a block is cut shorter than asked where its frames are large
 
 
@@ -218,12 +220,15 @@ def _why_not_decord(scan: _Scan) -> str | None:
     """Why decord must not decode this file, or None where it agrees with PyAV."""
     if scan.damaged:
         return "the file is damaged"
+    info = scan.info
+    if info.frames * info.height * info.width * 3 > DECORD_BYTES:
+        return "decord may hold all of a file's frames in memory, and these are too many"
     try:
         video = DecordReader(scan.path).open()
-        if len(video) != scan.info.frames:
-            return f"decord counts {len(video)} frames, {scan.info.frames} decode"
+        if len(video) != info.frames:
+            return f"decord counts {len(video)} frames, {info.frames} decode"
         stamps_s = video.get_frame_timestamp(np.arange(len(video)))[:, 0].astype(np.float64)
-        if np.abs(stamps_s - stamps_s[0] - scan.times_s).max() > ON_GRID / scan.info.rate_hz + scan.tick_s:
+        if np.abs(stamps_s - stamps_s[0] - scan.times_s).max() > ON_GRID / info.rate_hz + scan.tick_s:
             return "decord's timestamps differ"
         wrong = [index for index in scan.samples if not scan.agrees(index, video[index].asnumpy())]
         return f"decord's frame {wrong[0]} is another picture" if wrong else None

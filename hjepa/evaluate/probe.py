@@ -242,7 +242,10 @@ def _steps(model: Hierarchy, store: Store, part: Part, held_back: float, hold: H
     long = [r for r in found if len(r.rows) > first]
     total = sum(len(r.rows) - first for r in long)
     if total < 2:
-        raise UserError(f"{store.path}: no recording in part {part!r} has more than the {first + 1} frames of a state")
+        raise UserError(
+            f"{store.path}: part {part!r} has no two steps with a state of level {max(levels)}, which takes {first + 1} "
+            f"frames of a recording; legal: lower levels, another held_back than {held_back:g} by {hold}"
+        )
     every = -(-total // MOST_SAMPLES)
     kept = [np.arange(first, len(r.rows), every) for r in long]
     rows = np.concatenate([r.rows[k] for r, k in zip(long, kept, strict=True)])

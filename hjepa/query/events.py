@@ -120,8 +120,8 @@ def segments(view: View, level: int, threshold: float = THRESHOLD, apart_s: floa
     """Cut every episode where a level's prediction fails: an event begins where surprise rises above a threshold.
 
     Args:
-        threshold: in robust standard deviations (1.48 times the median absolute deviation) above the median, both over
-            the whole source.
+        threshold: in robust standard deviations (1.48 times the median absolute deviation) above the median, of the
+            square root of surprise over the whole source.
         apart_s: seconds between two beginnings, the stronger wins; default: four periods of the level.
 
     Returns:
@@ -133,12 +133,18 @@ def segments(view: View, level: int, threshold: float = THRESHOLD, apart_s: floa
     if threshold < 0 or (apart_s is not None and apart_s < 0):
         raise UserError(f"threshold is {threshold}, apart_s {apart_s}; legal: neither below 0")
     found = surprise(view, [level])
-    every = np.concatenate([s.values for s in found])
-    middle = float(np.median(every))
-    limit = middle + threshold * MAD_TO_STD * float(np.median(np.abs(every - middle)))
+    limit = _limit(np.concatenate([s.values for s in found]), threshold)
     apart = APART_PERIODS * view.period(level) if apart_s is None else max(1, round(apart_s * view.rate_hz))
     hump = view.model.clock.reach(level) + view.period(level)  # as long as one sudden change shows in the states
     return [part for track in found for part in _cut(view, track, _bursts(track.values, limit, apart, hump))]
+
+
+def _limit(values: NDArray[np.float64], threshold: float) -> float:
+    """The surprise that is ``threshold`` robust standard deviations above the usual, measured on its square root:
+    energies are squares, with a long tail even where nothing happens; their roots are nearly normal."""
+    roots = np.sqrt(np.maximum(values, 0))
+    middle = float(np.median(roots))
+    return (middle + threshold * MAD_TO_STD * float(np.median(np.abs(roots - middle)))) ** 2
 
 
 def _bursts(values: NDArray[np.float64], limit: float, apart: int, hump: int) -> dict[int, float]:

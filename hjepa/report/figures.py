@@ -20,7 +20,7 @@ from hjepa.query import Segment, Surprise
 
 COLOURS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2")
 INK, FAINT, GRID = "#1f2937", "#9ca3af", "#e5e7eb"
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.size": 9,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -135,7 +135,9 @@ def training(metrics: Sequence[dict[str, Any]], levels: Sequence[int]) -> Figure
     panels[0].plot(steps, [line["loss"] for line in metrics], color=INK)
     panels[0].set_title("loss")
     for axes, level in zip(panels[1:], levels, strict=True):
-        found = [(line["total"], line["levels"][str(level)]["terms"]) for line in metrics if str(level) in line["levels"]]
+        found = [
+            (line["total"], line["levels"][str(level)]["terms"]) for line in metrics if str(level) in line["levels"]
+        ]
         names = list(dict.fromkeys(name for _, terms in found for name in terms))
         for name in names:
             at = [(total, terms[name]) for total, terms in found if name in terms]
@@ -159,24 +161,17 @@ def criteria(metrics: Sequence[dict[str, Any]], dims: Sequence[int]) -> Figure:
     for level, dim in enumerate(dims, 1):
         found = [(line["total"], line["levels"].get(str(level), {}).get("criteria")) for line in metrics]
         at = [(total, figures) for total, figures in found if figures]
-        steps, shade = [total for total, _ in at], colour(level)
-
-        def line(axes: Axes, key: str, style: str = "-", over: float = 1, **how: Any) -> None:
-            axes.plot(steps, [f[key] / over for _, f in at], style, color=shade, lw=1.3, **how)  # noqa: B023
-
-        line(panels[0], "rank_x", over=dim, label=f"level {level}")
-        line(panels[0], "rank_y", "--", over=dim)
-        line(panels[1], "std_time")
-        line(panels[1], "std_batch", "--")
-        line(panels[2], "skill")
-        line(panels[3], "nats")
+        lines = [(0, "rank_x", "-", dim), (0, "rank_y", "--", dim), (1, "std_time", "-", 1), (1, "std_batch", "--", 1)]
+        for place, key, dashes, over in [*lines, (2, "skill", "-", 1), (3, "nats", "-", 1)]:
+            name = f"level {level}" if key == "rank_x" else None
+            steps, values = [total for total, _ in at], [figures[key] / over for _, figures in at]
+            panels[place].plot(steps, values, dashes, color=colour(level), lw=1.3, label=name)
     panels[0].legend(title="dashed: of s_y", title_fontsize=7, fontsize=7)
     panels[1].plot([], [], "-", color=FAINT, label="over time")
     panels[1].plot([], [], "--", color=FAINT, label="over the batch")
     panels[1].legend(fontsize=7)
     panels[2].axhline(0, color=INK, lw=0.8)
-    low = min((v for axes_line in panels[2].lines for v in np.atleast_1d(axes_line.get_ydata())), default=0)
-    panels[2].set_ylim(max(low, -1), 1)
+    panels[2].set_ylim(max(panels[2].get_ylim()[0], -1), 1)
     for axes in (panels[0], panels[1], panels[3]):
         axes.set_ylim(bottom=0)
     return figure

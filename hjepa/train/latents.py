@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from hjepa.config import RunConfig
 from hjepa.data.store import ArraySpec, Store, StoreWriter
-from hjepa.data.stream import episode_parts
+from hjepa.data.stream import augmented, episode_parts
 from hjepa.errors import UserError
 from hjepa.hierarchy import Hierarchy
 from hjepa.train.world import ACTIONS, FRAMES, STATES
@@ -39,6 +40,7 @@ def cache_states(
     """
     level = hierarchy.level(number)
     made_by = {"level": number, "weights": _digest(hierarchy, number), "source": source.digest}
+    views = config.data.views if number == 1 else 1  # above, the views of level 1 are episodes of the source
     kept = _kept(out, made_by)
     if kept:
         return kept
@@ -50,13 +52,17 @@ def cache_states(
     parts = parts[parts[:, 1] - parts[:, 0] > lost]
     if not len(parts):
         raise UserError(f"{source.path}: no episode has the {lost + 1} steps that a state of level {number} needs")
-    done, every = 0, int((parts[:, 1] - parts[:, 0] - lost).sum())
+    done, every = 0, views * int((parts[:, 1] - parts[:, 0] - lost).sum())
     with StoreWriter(out, rate_hz=source.rate_hz, arrays=arrays, attrs={"made_by": made_by}) as writer:
-        for first, stop in parts:
-            with writer.episode(f"rows {first} to {stop}") as episode:
+        for view, (first, stop) in itertools.product(range(views), parts):
+            with writer.episode(f"rows {first} to {stop} view {view}") as episode:
                 for start in range(first + lost, stop, BLOCK):
                     rows = np.arange(start - lost, min(start + BLOCK, stop))
-                    blocks = {STATES: _states(hierarchy, number, source, rows)}
+                    items = source.read(FRAMES if number == 1 else STATES, rows)
+                    if views > 1:
+                        rng = np.random.default_rng([config.seed, view, first])
+                        items = augmented(items, rng, config.data.flip, config.data.shift)
+                    blocks = {STATES: _states(hierarchy, number, items)}
                     if ACTIONS in arrays:
                         blocks[ACTIONS] = source.read(ACTIONS, rows[lost:])
                     episode.append(**blocks)
@@ -67,12 +73,11 @@ def cache_states(
 
 
 @torch.inference_mode()
-def _states(hierarchy: Hierarchy, number: int, source: Store, rows: np.ndarray) -> np.ndarray:
-    """(M, D) states of level ``number`` at the last M of these rows, all that they suffice for."""
-    items = torch.from_numpy(source.read(FRAMES if number == 1 else STATES, rows))[None]
-    crop = hierarchy.clock.dense(len(rows) + hierarchy.clock.reach(number - 1), number)
-    device = next(hierarchy.parameters()).device
-    return hierarchy.encode_clip(items.to(device), crop, source=number - 1)[0].states[0].cpu().numpy()
+def _states(hierarchy: Hierarchy, number: int, items: np.ndarray) -> np.ndarray:
+    """(M, D) states of level ``number`` at the last M of consecutive items below, all that they suffice for."""
+    crop = hierarchy.clock.dense(len(items) + hierarchy.clock.reach(number - 1), number)
+    below = torch.from_numpy(np.ascontiguousarray(items))[None].to(next(hierarchy.parameters()).device)
+    return hierarchy.encode_clip(below, crop, source=number - 1)[0].states[0].cpu().numpy()
 
 
 def split(config: RunConfig, source: int) -> dict:

@@ -254,6 +254,12 @@ def test_a_long_video_is_never_held_whole(tmp_path):
     assert peak < 160 * 2**20
 
 
+def test_a_file_decord_could_fill_the_memory_with_is_left_to_pyav(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "DECORD_BYTES", 20 * HEIGHT * WIDTH * 3)
+    assert probe(write_video(tmp_path / "fits.mp4", 20)).decoder == "decord"
+    assert probe(write_video(tmp_path / "too_long.mp4", 21)).decoder == "pyav"
+
+
 # ---- files that are not what they say
 
 
