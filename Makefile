@@ -2,7 +2,9 @@
 # make test   lint, types and tests
 # make clean  removes what demo and test made (not the footage in its cache)
 
-PYTHON ?= $(firstword $(shell command -v python3.12 python3.11 python3))
+# The first that runs and is 3.11 or 3.12 (a version manager's shim may be there and not run).
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do $$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -21,12 +23,15 @@ LAUNCH := $(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --
 .PHONY: demo test lint clean
 
 demo: $(RUN)/report.html
+	@echo "== how far each level sees"
 	@$(HJEPA) horizon $(RUN)
 	@echo "The report, with pictures: $(CURDIR)/$<"
 
 $(RUN)/report.html: $(RUN)/trained
-	@echo "== query every level"
-	@for level in 1 2 3; do $(HJEPA) query $(RUN) nearest $(STORE) --level $$level || exit; done
+	@echo "== ask every level: the moments most like one moment, events, and what comes next"
+	@$(HJEPA) query $(RUN) nearest $(STORE) --episode 2 --time 44 --count 3 --picture $(RUN)/nearest.png
+	@$(HJEPA) query $(RUN) segments $(STORE) --level 3 --picture $(RUN)/segments.png
+	@$(HJEPA) query $(RUN) future $(STORE) --episode 2 --time 43 --picture $(RUN)/future.png
 	@echo "== report"
 	@$(HJEPA) report $(RUN) --out $@
 
@@ -46,8 +51,7 @@ $(FOOTAGE)/fetched: | .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	@echo "== install into .venv"
-	@test -n "$(PYTHON)" || { echo "no Python found: Python 3.11 or 3.12 is needed (make PYTHON=...)"; exit 2; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || { echo "$(PYTHON) is too old: 3.11 or 3.12"; exit 2; }
+	@$(PYTHON) -c '$(FITS)' || { echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(INSTALL) torch --editable .
 	@touch $@

@@ -16,11 +16,13 @@ from hjepa.errors import UserError
 from hjepa.evaluate import dense
 from hjepa.hierarchy import Hierarchy
 from hjepa.objective.energy import distance
+from hjepa.pictures import Cell, Row, grid
 from hjepa.query import View, events
 from tests.clips import write_video
 from tests.models import SIDE, awaken, hierarchy_config
 
 RATE_HZ = 10
+CLOCKS = [((2, 2, 2), (1, 2, 2)), ((3, 1, 2), (2, 3, 1)), ((1, 5), (4, 2)), ((3,), (5,))]
 
 
 def model_of(depth=3, actions=0, seed=0, awake=True, **kwargs) -> Hierarchy:
@@ -66,9 +68,7 @@ def store(tmp_path_factory) -> Store:
 # ---- states
 
 
-@pytest.mark.parametrize(
-    "strides, windows", [((2, 2, 2), (1, 2, 2)), ((3, 1, 2), (2, 3, 1)), ((1, 5), (4, 2)), ((3,), (5,))]
-)
+@pytest.mark.parametrize("strides, windows", CLOCKS)
 def test_states_are_those_of_encode_for_any_strides_and_windows(store, strides, windows, monkeypatch):
     monkeypatch.setattr(dense, "BATCH", 7)  # so that blocks meet inside the recording
     levels = {k + 1: {"stride": s, "window": w} for k, (s, w) in enumerate(zip(strides, windows, strict=True))}
@@ -180,6 +180,16 @@ def test_neighbours_are_apart_from_the_query_and_from_each_other(repeating):
     assert len(query.nearest(view, 1, 1.5, count=100, apart_s=0).found) == 89  # every step but the query's own
 
 
+def test_moments_next_to_each_other_in_the_file_but_not_in_time_may_both_be_found(tmp_path):
+    """The last step of one film and the first of the next lie in rows 19 and 20."""
+    frames = noise(40, 9)
+    frames[[0, 19, 20]] = frames[30]
+    view = View(model_of(), write(tmp_path / "store", [frames[:20], frames[20:]]))
+    found = query.nearest(view, 1, 1.0, episode=1, count=3, apart_s=0.5)
+    assert found.query.row == 30
+    assert {n.moment.row for n in found.found} == {0, 19, 20}
+
+
 def test_a_video_finds_its_twin_in_a_library_at_the_very_same_time(repeating, tmp_path):
     model = model_of()
     other = View(model, write(tmp_path / "other", [noise(12, 8), repeating.read("frames", range(60, 90))]))
@@ -286,6 +296,16 @@ def test_of_beginnings_too_close_the_stronger_stays(tmp_path):
     assert [s.first_row for s in query.segments(view, 1, apart_s=1.0)] == [0, stronger]
 
 
+def test_a_burst_is_as_high_as_it_becomes_and_begins_where_it_rises():
+    values = np.ones(60)
+    values[20:24] = [5, 6, 30, 7]  # rises slowly, but to the most
+    values[27:29] = [20, 20]
+    values[40:43] = [0, 9, 9]
+    assert events._bursts(values, limit=4, apart=10, hump=4) == {20: 30, 41: 9}
+    assert events._bursts(values, limit=4, apart=2, hump=4) == {20: 30, 27: 20, 41: 9}
+    assert events._bursts(values, limit=30, apart=2, hump=4) == {}
+
+
 def test_the_picture_of_segments_shows_the_middle_of_each(tmp_path):
     frames = film([(0, 40), (1, 33)])
     view = View(model_of(awake=False), write(tmp_path / "store", [frames]))
@@ -386,6 +406,21 @@ def test_a_future_is_looked_up_in_the_library_given(store, repeating):
 
 
 # ---- whole
+
+
+def test_frames_lie_side_by_side_and_under_each_other():
+    red, green, blue = (np.full((8, 16, 3), c, np.uint8) for c in ((255, 0, 0), (0, 255, 0), (0, 0, 255)))
+    rows = [Row([Cell(red), Cell(green, "two\nlines")], "title"), Row([Cell(None), Cell(blue)])]
+    picture = np.asarray(grid(rows, side=32))  # twice as large: 16 x 32 pixels
+    spots = {}
+    for name, colour in (("red", red), ("green", green), ("blue", blue)):
+        y, x = np.nonzero((picture == colour[0, 0]).all(-1))
+        spots[name] = (y.min(), x.min())
+        assert (np.ptp(y), np.ptp(x)) == (15, 31)
+    assert spots["red"][0] == spots["green"][0] < spots["blue"][0] - 16
+    assert spots["red"][1] < spots["green"][1] - 32
+    assert spots["green"][1] == spots["blue"][1]
+    assert max(np.asarray(grid([Row([Cell(np.zeros((300, 200, 3), np.uint8))])])).shape) < 160
 
 
 def test_every_result_gives_plain_json(store):

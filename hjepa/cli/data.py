@@ -23,22 +23,29 @@ def ingest(
     out: Annotated[Path, typer.Option("--out", help="Folder of the new store.", show_default=False)],
     size: Annotated[str, typer.Option("--size", help="Pixels a side, or HEIGHTxWIDTH.")] = "64",
     rate: Annotated[float | None, typer.Option("--rate", help="Frames per second [default: the first file's]")] = None,
-    crop: Annotated[str, typer.Option("--crop", help="How a frame becomes the size: see docs/data.md.")] = "center",
+    crop: Annotated[
+        str, typer.Option("--crop", help="center: the largest middle part of the asked shape; none: the whole frame.")
+    ] = "center",
     json: Json = False,
 ) -> None:
     """Decode videos once into a Zarr store; a broken file costs that file only."""
     from hjepa.data.ingest import Progress
     from hjepa.data.ingest import ingest as write
 
-    with bars() as progress:
-        tasks: dict[int, Any] = {}
+    progress, tasks = bars(), dict[int, Any]()
 
-        def show(now: Progress) -> None:
-            if now.file not in tasks:
-                tasks[now.file] = progress.add_task(now.source, total=max(now.expected, 1))
-            progress.update(tasks[now.file], completed=now.frames, total=max(now.expected, now.frames))
+    def show(now: Progress) -> None:
+        if not tasks:  # a display that never starts prints nothing
+            progress.start()
+        if now.file not in tasks:
+            tasks[now.file] = progress.add_task(now.source, total=max(now.expected, 1))
+        progress.update(tasks[now.file], completed=now.frames, total=max(now.expected, now.frames))
 
+    try:
         report = write(videos, out, size=_size(size), rate_hz=rate, crop=_crop(crop), on_progress=show)
+    finally:
+        if tasks:
+            progress.stop()
     _print_ingested(report, json)
 
 

@@ -93,8 +93,7 @@ def _curve(model: Hierarchy, number: int, found: list[Recording], within: int, s
     block, rate = max(1, round(BLOCK_S * model.config.world.rate_hz)), model.config.world.rate_hz
     units = np.concatenate([k * 10**9 + p.start // block for k, p in enumerate(parts)])
     low_still, low_mean = (bootstrap_mean(reference - error, units)[1] for reference in (still, mean))
-    above = (low_still > 0) & (low_mean > 0)  # NaN, no data, compares False
-    useful = int(ahead[: len(above) if above.all() else int(np.argmin(above))].max(initial=0))
+    useful = _useful(ahead, low_still, low_mean)
     error, still, mean, hits = (np.nanmean(x, 0) for x in (error, still, mean, np.concatenate([p.hits for p in parts])))
     with np.errstate(invalid="ignore", divide="ignore"):  # nothing moved: no skill to speak of, NaN
         skill = 1 - error / still
@@ -141,6 +140,12 @@ def _predictions(model: Hierarchy, number: int, recording: Recording, ahead: NDA
     still = (states[now][:, None] - true).square().mean(-1)
     hits = _retrieved(predicted, states, now, target, model.clock.periods[number - 1])
     return _Predictions(now, error.numpy(), still.numpy(), true, hits)
+
+
+def _useful(ahead: NDArray, low_still: NDArray, low_mean: NDArray) -> int:
+    """The last horizon before the first at which either reference may be as good; NaN, no data, is as good."""
+    above = (low_still > 0) & (low_mean > 0)
+    return int(ahead[: len(above) if above.all() else int(np.argmin(above))].max(initial=0))
 
 
 def _constant(true: Tensor, centre: Tensor) -> NDArray:

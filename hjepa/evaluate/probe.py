@@ -243,8 +243,8 @@ def _steps(model: Hierarchy, store: Store, part: Part, held_back: float, hold: H
     total = sum(len(r.rows) - first for r in long)
     if total < 2:
         raise UserError(
-            f"{store.path}: part {part!r} has no two steps with a state of level {max(levels)}, which takes {first + 1} "
-            f"frames of a recording; legal: lower levels, another held_back than {held_back:g} by {hold}"
+            f"{store.path}: part {part!r} has no two steps with a state of level {max(levels)}, which takes "
+            f"{first + 1} frames of a recording; legal: lower levels, another held_back than {held_back:g} by {hold}"
         )
     every = -(-total // MOST_SAMPLES)
     kept = [np.arange(first, len(r.rows), every) for r in long]

@@ -12,6 +12,8 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from hjepa.clock import Clock
@@ -128,32 +130,32 @@ def skills(curves: Sequence[HorizonCurve]) -> Figure:
 
 
 @svg
-def training(metrics: Sequence[dict[str, Any]], levels: Sequence[int]) -> Figure:
-    """The loss, and the unweighted terms of every level."""
-    figure, panels = _panels(1 + len(levels), 2.5)
-    steps = [line["total"] for line in metrics]
-    panels[0].plot(steps, [line["loss"] for line in metrics], color=INK)
+def training(metrics: Sequence[dict[str, Any]], weights: Sequence[dict[str, float]]) -> Figure:
+    """The loss, and what every term of every level adds to it; ``weights``: per level, of each term."""
+    figure, panels = _panels(1 + len(weights), 2.7)
+    panels[0].plot([line["total"] for line in metrics], [line["loss"] for line in metrics], color=INK)
     panels[0].set_title("loss")
-    for axes, level in zip(panels[1:], levels, strict=True):
-        found = [
-            (line["total"], line["levels"][str(level)]["terms"]) for line in metrics if str(level) in line["levels"]
-        ]
-        names = list(dict.fromkeys(name for _, terms in found for name in terms))
-        for name in names:
-            at = [(total, terms[name]) for total, terms in found if name in terms]
-            axes.plot(*zip(*at, strict=True), lw=1.2, label=name.replace("_", " "))
-        axes.set_title(f"terms of level {level}", color=colour(level))
-        if names:
-            axes.legend(fontsize=7)
+    drawn: dict[str, Line2D] = {}  # one colour a term, whichever levels have it
+    for level, (axes, weight) in enumerate(zip(panels[1:], weights, strict=True), 1):
+        found = [(line["total"], line["levels"].get(str(level), {}).get("terms", {})) for line in metrics]
+        for name in dict.fromkeys(name for _, terms in found for name in terms):
+            at = [(total, weight[name] * terms[name]) for total, terms in found if name in terms]
+            shade = drawn[name].get_color() if name in drawn else f"C{len(drawn)}"
+            (drawn[name],) = axes.plot(*zip(*at, strict=True), lw=1.2, color=shade)
+        axes.set_title(f"level {level}'s terms in it", color=colour(level))
+    figure.legend(
+        drawn.values(), [name.replace("_", " ") for name in drawn], loc="outside lower center", ncols=len(drawn) or 1
+    )
     for axes in panels:
         axes.set_xlabel("optimiser step")
+        axes.set_xlim(0, metrics[-1]["total"])
     return figure
 
 
 @svg
 def criteria(metrics: Sequence[dict[str, Any]], dims: Sequence[int]) -> Figure:
     """LeCun's four criteria over training, every level in its colour."""
-    figure, panels = _panels(4, 2.5)
+    figure, panels = _panels(4, 2.7)
     titles = ("1, 2: rank / numbers", "1, 2: std of a number", "3: skill", "4: nats in z")
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title)
@@ -163,13 +165,15 @@ def criteria(metrics: Sequence[dict[str, Any]], dims: Sequence[int]) -> Figure:
         at = [(total, figures) for total, figures in found if figures]
         lines = [(0, "rank_x", "-", dim), (0, "rank_y", "--", dim), (1, "std_time", "-", 1), (1, "std_batch", "--", 1)]
         for place, key, dashes, over in [*lines, (2, "skill", "-", 1), (3, "nats", "-", 1)]:
-            name = f"level {level}" if key == "rank_x" else None
             steps, values = [total for total, _ in at], [figures[key] / over for _, figures in at]
-            panels[place].plot(steps, values, dashes, color=colour(level), lw=1.3, label=name)
-    panels[0].legend(title="dashed: of s_y", title_fontsize=7, fontsize=7)
-    panels[1].plot([], [], "-", color=FAINT, label="over time")
-    panels[1].plot([], [], "--", color=FAINT, label="over the batch")
-    panels[1].legend(fontsize=7)
+            panels[place].plot(steps, values, dashes, color=colour(level), lw=1.3)
+    styles = [Line2D([], [], color=FAINT, ls=how) for how in ("-", "--")]
+    figure.legend(
+        [*panels[2].lines, *styles],
+        [*(f"level {k}" for k in range(1, len(dims) + 1)), "solid: s_x, over time", "dashed: s_y, over the batch"],
+        loc="outside lower center",
+        ncols=len(dims) + 2,
+    )
     panels[2].axhline(0, color=INK, lw=0.8)
     panels[2].set_ylim(max(panels[2].get_ylim()[0], -1), 1)
     for axes in (panels[0], panels[1], panels[3]):
@@ -199,7 +203,7 @@ def surprises(tracks: Sequence[Surprise], events: dict[int, list[Segment]], held
 
 
 def _panels(columns: int, height: float, *, rows: int = 1, **share: bool) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(w_pad=0.09))
     return figure, list(np.atleast_1d(figure.subplots(rows, columns, **share)).flat)  # type: ignore[call-overload]
 
 

@@ -93,6 +93,7 @@ class _Page:
         metrics = read_metrics(self.run.path)
         config, rate = self.run.config, self.store.rate_hz
         lengths = [level.length for level in config.levels]
+        weights = [level.objective.weights.model_dump() for level in config.levels]
         return {
             "name": self.run.path.resolve().name,
             "summary": self._summary(metrics),
@@ -105,7 +106,7 @@ class _Page:
             "neighbours": self._neighbours(),
             "futures": self._futures(),
             "events": self._events(),
-            "training": figures.training(metrics, list(self.levels)) if metrics else None,
+            "training": figures.training(metrics, weights) if metrics else None,
             "criteria": figures.criteria(metrics, [c.dim for c in config.levels]) if metrics else None,
             "warnings": _warnings(metrics),
             "commands": _commands(self.run, self.store),
@@ -135,16 +136,13 @@ class _Page:
 
     def _row(self, level: int, curves: list[HorizonCurve]) -> LevelRow:
         config, rate = self.run.config.levels[level - 1], self.store.rate_hz
-        below = "frames" if level == 1 else f"states of level {level - 1}"
         curve = next((c for c in curves if c.level == level), None)
         return LevelRow(
             level=level,
             colour=figures.colour(level),
             period=_seconds(self.clock.periods[level - 1] / rate),
             sees=_seconds(self.clock.span(level, 1) / rate),
-            pools=f"{config.window} {below if config.window > 1 else below.replace('s', '', 1)}"
-            if level > 1
-            else f"{config.window} frame{'s' * (config.window > 1)}",
+            pools=_pools(level, config.window),
             encoder=config.encoder.kind,
             dim=config.dim,
             sequence=f"{config.length} = {_seconds(self.clock.span(level, config.length) / rate)}",
@@ -270,6 +268,11 @@ def _regime(config: RunConfig) -> str:
     return (
         f"{config.train.regime}, batch {config.data.batch}, {config.data.held_back:.0%} held back ({config.data.hold})"
     )
+
+
+def _pools(level: int, window: int) -> str:
+    items = "frame" if level == 1 else "state"
+    return f"{window} {items}{'s' * (window > 1)}" + (f" of level {level - 1}" if level > 1 else "")
 
 
 def _parameters(module: Any) -> int:

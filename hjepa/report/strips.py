@@ -14,7 +14,6 @@ from PIL import Image
 from hjepa.query import Futures, Moment, Near, Neighbours, Segment, View
 
 SIDE, QUALITY = 144, 86  # pixels of the longer side, JPEG
-SAMPLES_SHOWN = 2
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,8 @@ def futures(view: View, found: Futures) -> list[Strip]:
         for moment, ahead in zip(found.true, found.ahead_s, strict=True)
     ]
     strips = [Strip("happened", [of_moment(view, found.now, "now"), *true], found.level)]
-    for number, future in enumerate(found.futures[: SAMPLES_SHOWN + 1]):
-        name = f"z sample {number}" if number else "expected"
+    for number, future in enumerate(found.futures):
+        name = "with z drawn" if number else "expected"
         near = [_expected(view, n, e) for n, e in zip(future.nearest, future.error, strict=True)]
         strips.append(Strip(name, [Picture("", "", ""), *near], found.level))
     return strips
@@ -89,7 +88,8 @@ def segments(view: View, found: Sequence[Segment], most: int) -> Strip:
         )
         for s, frame in zip(shown, frames, strict=True)
     ]
-    return Strip(f"level {found[0].level}: {len(found)} segments", cells, found[0].level)
+    count = f"{len(shown)} of {len(found)}" if len(shown) < len(found) else str(len(found))
+    return Strip(f"level {found[0].level}: {count} segments", cells, found[0].level)
 
 
 def _near(view: View, near: Near) -> Picture:

@@ -1,7 +1,7 @@
 """What a run will cost, before it costs anything: `hjepa train --dry-run`.
 
-One micro-batch of every phase goes forward and backward on the meta device: shapes without numbers, so that floating
-point operations and kept activations are counted exactly and nothing is allocated.
+One micro-batch of every phase goes forward and backward on the meta device: shapes without numbers, so that matrix
+products and kept activations are counted and nothing is allocated. Counted in float32, whatever ``train.precision``.
 """
 
 from __future__ import annotations
@@ -185,10 +185,6 @@ class _Kept(torch.autograd.graph.saved_tensors_hooks):
             storage = tensor.untyped_storage()
             self._storages[storage._cdata] = storage  # held, so that its address stays its own
         return tensor
-
-
-def _autocast(config: RunConfig) -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision == "bf16")
 
 
 def _count(module: nn.Module, trained: bool = False) -> int:

@@ -8,13 +8,14 @@ import torch
 
 from hjepa.data.store import ArraySpec, Store, StoreWriter
 from hjepa.errors import UserError
-from hjepa.evaluate import dense, horizon
+from hjepa.evaluate import dense
 from hjepa.evaluate.dense import Recording, contexts, recordings
 from hjepa.evaluate.horizon import horizon_curves
 from hjepa.hierarchy import Hierarchy
 from tests.models import SIDE, awaken, hierarchy_config
 
 LENGTHS = (61, 40)
+CLOCKS = [((2, 2, 2), (1, 2, 2)), ((3, 1, 2), (2, 3, 1)), ((1, 5), (4, 2)), ((3,), (5,))]
 
 
 def write(path, lengths=LENGTHS, actions=2) -> Store:
@@ -47,9 +48,7 @@ def model_of(awake=True, **kwargs) -> Hierarchy:
 # ---- dense states
 
 
-@pytest.mark.parametrize(
-    "strides, windows", [((2, 2, 2), (1, 2, 2)), ((3, 1, 2), (2, 3, 1)), ((1, 5), (4, 2)), ((3,), (5,))]
-)
+@pytest.mark.parametrize("strides, windows", CLOCKS)
 def test_dense_states_are_those_of_a_whole_clip_at_the_same_instants(store, strides, windows, monkeypatch):
     monkeypatch.setattr(dense, "BATCH", 7)  # so that blocks meet inside the recording
     levels = {k + 1: {"stride": s, "window": w} for k, (s, w) in enumerate(zip(strides, windows, strict=True))}
@@ -245,7 +244,3 @@ def test_predictions_under_actions_need_actions(tmp_path):
     assert found.actions is None
     with pytest.raises(UserError, match="level 2 predicts under actions and this recording has none"):
         contexts(model, 2, found, np.array([3]), 1)
-
-
-def test_a_block_of_the_bootstrap_is_a_second_at_any_rate():
-    assert horizon.BLOCK_S == 1.0
