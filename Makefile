@@ -4,9 +4,9 @@
 
 # The first that runs and is 3.11 or 3.12 (a version manager's shim may be there and not run).
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
-PYTHON ?= $(shell for p in python3 python3.12 python3.11; do $$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 # Waiting threads sleep instead of spinning: beside a busy neighbour a step is else up to ten times slower.
 export OMP_WAIT_POLICY := passive
@@ -50,7 +50,7 @@ $(FOOTAGE)/fetched: | .venv/installed
 	@touch $@
 
 .venv/installed: pyproject.toml constraints.txt
-	@echo "== install into .venv"
+	@echo "== install into .venv (a few hundred MB the first time)"
 	@$(PYTHON) -c '$(FITS)' || { echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(INSTALL) torch --editable .

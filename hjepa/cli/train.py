@@ -63,7 +63,7 @@ def _print_estimate(cost: Estimate, json: bool) -> None:
         clip, reads = f"{p.clip_steps} = {seconds(p.clip_s)}", f"{p.reads} {'states' if p.source else 'frames'}"
         phases.append((p.name, p.steps, clip, reads, amount(p.flop, "FLOP"), amount(p.memory_bytes, "B")))
     note = (
-        f"{amount(cost.flop, 'FLOP')} in all, {cost.processes} processes. A step and its memory: per process, without "
+        f"{amount(cost.flop, 'FLOP')} in all, processes: {cost.processes}. A step and its memory: per process, without "
         "what the libraries take."
     )
     table("phases", ("phase", "steps", "clip", "reads a clip", "a step", "memory"), phases, note)

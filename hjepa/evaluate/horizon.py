@@ -19,7 +19,10 @@ from hjepa.evaluate.bootstrap import bootstrap_mean
 from hjepa.evaluate.dense import Recording, contexts
 from hjepa.hierarchy import Hierarchy
 
-BLOCK_S = 1.0  # starts within one second count as one sequence of the bootstrap
+# Errors of neighbouring starts are correlated over about the horizon, so starts within one second or three horizons count
+# as one sequence of the bootstrap (blocks of one second call a quarter of no-better predictors better; three horizons, 5 %).
+BLOCK_S, BLOCK_HORIZONS = 1.0, 3
+FEWEST = 5  # sequences below which no interval is given
 TINY = 1e-12  # variance of a collapsed level: keep its figures finite
 
 
@@ -32,12 +35,13 @@ class HorizonCurve:
         error, persistence, mean: mean squared error of the prediction, of the last state kept, of the best constant,
             each over the level's variance.
         skill: 1 - error / persistence.
-        low_persistence, low_mean: lower end of the paired 95 % interval of (reference - error).
+        low_persistence, low_mean: lower end of the paired 95 % interval of (reference - error), None where there are too
+            few independent sequences for one.
         retrieval: how often the predicted state is nearest to the true one among the recording's states one period
             apart, over chance.
         longest_s: the farthest horizon tried: ``within``, or what the longest recording holds.
         useful_steps, useful_s: the largest horizon up to which both lower ends stay above 0.
-        starts: number of predictions begun; sequences: independent stretches they come from.
+        starts: number of predictions begun; sequences: independent stretches they come from, a horizon.
     """
 
     level: int
@@ -48,14 +52,14 @@ class HorizonCurve:
     persistence: list[float]
     mean: list[float]
     skill: list[float]
-    low_persistence: list[float]
-    low_mean: list[float]
+    low_persistence: list[float | None]
+    low_mean: list[float | None]
     retrieval: list[float]
     useful_steps: int
     useful_s: float
     longest_s: float
     starts: int
-    sequences: int
+    sequences: list[int]
 
     def asdict(self) -> dict[str, Any]:
         return asdict(self)
@@ -90,9 +94,10 @@ def _curve(model: Hierarchy, number: int, found: list[Recording], within: int, s
     scale = max(float(states.var(0, correction=0).mean()), TINY)
     error, still = (np.concatenate([getattr(p, name) for p in parts]) / scale for name in ("error", "persistence"))
     mean = np.concatenate([_constant(p.true, states.mean(0)) for p in parts]) / scale
-    block, rate = max(1, round(BLOCK_S * model.config.world.rate_hz)), model.config.world.rate_hz
-    units = np.concatenate([k * 10**9 + p.start // block for k, p in enumerate(parts)])
-    low_still, low_mean = (bootstrap_mean(reference - error, units)[1] for reference in (still, mean))
+    rate = model.config.world.rate_hz
+    blocks = np.maximum(max(1, round(BLOCK_S * rate)), BLOCK_HORIZONS * ahead)
+    units = np.concatenate([k * 10**9 + p.start[:, None] // blocks for k, p in enumerate(parts)])
+    (low_still, sequences), (low_mean, _) = (_lower_end(reference - error, units) for reference in (still, mean))
     useful = _useful(ahead, low_still, low_mean)
     error, still, mean, hits = (np.nanmean(x, 0) for x in (error, still, mean, np.concatenate([p.hits for p in parts])))
     with np.errstate(invalid="ignore", divide="ignore"):  # nothing moved: no skill to speak of, NaN
@@ -106,14 +111,14 @@ def _curve(model: Hierarchy, number: int, found: list[Recording], within: int, s
         persistence=_floats(still),
         mean=_floats(mean),
         skill=_floats(skill),
-        low_persistence=_floats(low_still),
-        low_mean=_floats(low_mean),
+        low_persistence=_given(low_still),
+        low_mean=_given(low_mean),
         retrieval=_floats(hits),
         useful_steps=useful,
         useful_s=useful / rate,
         longest_s=float(ahead[-1] / rate),
         starts=len(units),
-        sequences=len(np.unique(units)),
+        sequences=sequences,
     )
 
 
@@ -142,6 +147,17 @@ def _predictions(model: Hierarchy, number: int, recording: Recording, ahead: NDA
     return _Predictions(now, error.numpy(), still.numpy(), true, hits)
 
 
+def _lower_end(gain: NDArray, units: NDArray) -> tuple[NDArray, list[int]]:
+    """(H,) lower end of the interval of the mean gain (N, H), NaN with too few sequences; and how many there are."""
+    low, counts = np.full(gain.shape[1], np.nan), []
+    for h in range(gain.shape[1]):
+        there = ~np.isnan(gain[:, h])
+        counts.append(len(np.unique(units[there, h])))
+        if counts[-1] >= FEWEST:
+            low[h] = bootstrap_mean(gain[there, h : h + 1], units[there, h])[1][0]
+    return low, counts
+
+
 def _useful(ahead: NDArray, low_still: NDArray, low_mean: NDArray) -> int:
     """The last horizon before the first at which either reference may be as good; NaN, no data, is as good."""
     above = (low_still > 0) & (low_mean > 0)
@@ -168,3 +184,7 @@ def _retrieved(predicted: Tensor, states: Tensor, now: NDArray, target: NDArray,
 
 def _floats(values: NDArray) -> list[float]:
     return [float(v) for v in values]
+
+
+def _given(values: NDArray) -> list[float | None]:
+    return [None if np.isnan(v) else float(v) for v in values]

@@ -155,8 +155,8 @@ class _Page:
         if not curves:
             return ""
         part = "the part held back from training" if self.own and self.run.config.data.held_back else "all of the store"
-        seconds = max(c.sequences for c in curves)
-        return f"Measured on {part}: predictions from {curves[0].starts} starts within {seconds} stretches of a second."
+        stretches = max(n for c in curves for n in c.sequences)
+        return f"Measured on {part}: predictions from {curves[0].starts} starts within up to {stretches} stretches."
 
     def _neighbours(self) -> list[tuple[Strip, list[Strip]]]:
         """Per moment: the moment, and what each level finds like it."""

@@ -183,14 +183,21 @@ def test_retrieval_is_perfect_for_a_perfect_prediction_and_at_chance_for_a_const
     assert collapsed.useful_steps == 0
 
 
-def test_starts_are_thinned_evenly_and_sequences_are_seconds_of_a_recording():
+def test_starts_are_thinned_evenly_and_sequences_are_as_long_as_errors_are_correlated():
     model = model_of(depth=1)
     [every] = horizon_curves(model, [line(), line(200)], within=10, starts=10**6)
     assert every.starts == 398 + 198
-    assert every.sequences == 40 + 20  # 10 steps a second
+    assert every.sequences == [60, 50, 33, 25, 20]  # a second (10 steps) at first, then three horizons
     [some] = horizon_curves(model, [line(), line(200)], within=10, starts=100)
     assert some.starts == 67 + 33
     np.testing.assert_allclose(some.error, every.error, rtol=0.2)
+
+
+def test_few_sequences_give_no_interval_and_no_useful_horizon():
+    [curve] = horizon_curves(model_of(depth=1), [line(60)], within=20)
+    few = [n < 5 for n in curve.sequences]
+    assert any(few) and not all(few)
+    assert [low is None for low in curve.low_mean] == few == [low is None for low in curve.low_persistence]
 
 
 def test_horizons_end_with_the_longest_recording():
