@@ -42,6 +42,9 @@ class LevelStates:
 class Hierarchy(nn.Module):
     """Any number of levels, from configuration alone; one level is a flat JEPA."""
 
+    action_mean: Tensor
+    action_std: Tensor
+
     def __init__(self, config: HierarchyConfig) -> None:
         super().__init__()
         self.config = config

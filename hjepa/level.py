@@ -131,8 +131,8 @@ class Level(nn.Module):
         for _ in range(steps):
             now = states.shape[1]
             recent = slice(max(0, now - most), now)
-            conditions = [x[:, recent] if x is not None else None for x in (actions, z)]
-            following = self.predict(states[:, recent], *conditions, valid[:, recent])[:, -1:]
+            action, latent = (x[:, recent] if x is not None else None for x in (actions, z))
+            following = self.predict(states[:, recent], action, latent, valid[:, recent])[:, -1:]
             states = torch.cat([states, following], 1)
             valid = torch.cat([valid, torch.ones_like(valid[:, :1])], 1)
         return states[:, seen:]

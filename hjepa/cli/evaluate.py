@@ -49,8 +49,9 @@ def _print_curves(curves: list[HorizonCurve]) -> None:
     shown, rate = _horizons(curves), curves[0].steps[0] / curves[0].seconds[0]
     rows = []
     for curve in curves:
-        times = (curve.period_steps / rate, curve.useful_s, curve.longest_s)
-        rows.append((curve.level, *map(seconds, times), *(_cell(curve, steps) for steps in shown)))
+        useful = seconds(curve.useful_s) if curve.useful_steps else "none"
+        figures = (seconds(curve.period_steps / rate), useful, seconds(curve.longest_s))
+        rows.append((curve.level, *figures, *(_cell(curve, steps) for steps in shown)))
     columns = ("level", "period", "useful horizon", "tested to", *(f"at {seconds(steps / rate)}" for steps in shown))
     note = (
         "At each horizon: share of the squared error of persistence / of the best constant that the prediction saves.\n"

@@ -11,7 +11,9 @@ from hjepa.nn.transformer import Block
 class Predictor(nn.Module):
     """Next state of every step: (B, N, D), condition (B, N, C), valid (B, N) -> (B, N, D).
 
-    Predicts the change and starts at zero change, so that training starts from persistence.
+    The sum of a linear map, which starts as the identity, and a transformer, which starts at zero: training starts
+    from persistence, and weight decay pulls towards the mean, so what little data says nothing about is forecast
+    between the two.
     """
 
     def __init__(self, dim: int, cond_dim: int, *, width: int, depth: int, heads: int) -> None:
@@ -22,10 +24,13 @@ class Predictor(nn.Module):
         self.head = nn.Linear(width, dim)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        self.skip = nn.Linear(dim, dim)
+        nn.init.eye_(self.skip.weight)
+        nn.init.zeros_(self.skip.bias)
 
     def forward(self, states: Tensor, cond: Tensor | None, valid: Tensor) -> Tensor:
         mask = causal_mask(valid)
         x = self.embed(states)
         for block in self.blocks:
             x = block(x, mask, cond)
-        return states + self.head(self.norm(x))
+        return self.skip(states) + self.head(self.norm(x))

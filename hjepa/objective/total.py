@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hjepa.latent import Inferred
 from hjepa.level import Level
 from hjepa.objective.criteria import Criteria, measure
 from hjepa.objective.draws import Draws
@@ -112,7 +113,7 @@ def level_objective(level: Level, sample: Sample, draws: Draws, figures: bool = 
     return Outcome(loss, {k: v.detach() for k, v in terms.items()}, criteria, statistic[0] if statistic else None)
 
 
-def _infer(level: Level, states: Tensor, draws: Draws):
+def _infer(level: Level, states: Tensor, draws: Draws) -> Inferred | None:
     if level.latent is None:
         return None
     noise = draws.mine(len(states), states.shape[1] - 1, level.latent.dim).to(states.device)

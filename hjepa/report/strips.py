@@ -89,7 +89,7 @@ def segments(view: View, found: Sequence[Segment], most: int) -> Strip:
         for s, frame in zip(shown, frames, strict=True)
     ]
     count = f"{len(shown)} of {len(found)}" if len(shown) < len(found) else str(len(found))
-    return Strip(f"level {found[0].level}: {count} segments", cells, found[0].level)
+    return Strip(f"level {found[0].level}: {count} segment{'s' * (len(found) > 1)}", cells, found[0].level)
 
 
 def _near(view: View, near: Near) -> Picture:

@@ -7,6 +7,7 @@ import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
@@ -80,8 +81,16 @@ def _states(hierarchy: Hierarchy, number: int, items: np.ndarray) -> np.ndarray:
     return hierarchy.encode_clip(below, crop, source=number - 1)[0].states[0].cpu().numpy()
 
 
-def split(config: RunConfig, source: int) -> dict:
-    """How a stream of frames leaves out what is held back; a latent store holds the training part alone."""
+class Split(TypedDict, total=False):
+    """How a stream leaves out what is held back."""
+
+    part: Literal["train", "all"]
+    held_back: float
+    hold: Literal["tail", "episodes"]
+
+
+def split(config: RunConfig, source: int) -> Split:
+    """The part that trains: of frames (``source`` 0), or all of a latent store, which holds nothing else."""
     if source:
         return {"part": "all"}
     return {"part": "train", "held_back": config.data.held_back, "hold": config.data.hold}

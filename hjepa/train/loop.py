@@ -146,7 +146,6 @@ class Trainer:
         lengths = phase.lengths(c)
         span, offsets = phase.crop(self.hierarchy.clock, c).reading(phase.source)
         has_actions = ACTIONS in source.arrays
-        augment = {} if phase.source else {"flip": c.data.flip, "shift": c.data.shift}
         stream = ClipStream(
             source,
             array=STATES if phase.source else FRAMES,
@@ -158,7 +157,8 @@ class Trainer:
             rank=a.process_index,
             world=a.num_processes,
             workers=c.data.workers,
-            **augment,
+            flip=c.data.flip and not phase.source,
+            shift=0 if phase.source else c.data.shift,
             **split(c, phase.source),
         )
         return stream.batches(start * c.train.accumulate)

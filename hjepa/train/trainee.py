@@ -55,9 +55,10 @@ class Trainee(nn.Module):
         """Move every target encoder towards its level; called once after each optimiser step."""
         if self.target is None:
             return
-        for level, target in zip(self.hierarchy.levels, self.target.levels, strict=True):
+        for number, config in enumerate(self.hierarchy.config.levels, 1):
+            level, target = self.hierarchy.level(number), self.target.level(number)
             for here, there in zip(level.parameters(), target.parameters(), strict=True):
-                there.lerp_(here, 1 - level.config.objective.ema)
+                there.lerp_(here, 1 - config.objective.ema)
 
     def _encode(self, model: Hierarchy, clip: Clip, draws: Draws | None) -> list[LevelStates]:
         def noisy(states: Tensor, number: int) -> Tensor:
