@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-# Idle OpenMP threads must sleep: spinning ones slow a step up to tenfold beside a busy neighbour. Read at torch's import.
+# Idle OpenMP threads must sleep: spinning ones slow a step up to tenfold beside a busy neighbour. Read as torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"

@@ -52,7 +52,7 @@ class Crop:
     levels: tuple[LevelCrop, ...]
 
     def reading(self, source: int) -> tuple[int, Index]:
-        """(span, offsets) of what is read: frames (``source`` 0), or the states of level ``source`` from the first on."""
+        """(span, offsets) of what is read: frames (``source`` 0), or states of level ``source`` from the first on."""
         if source == 0:
             return self.span, self.frames
         instants = self.levels[source - 1].instants
@@ -93,7 +93,7 @@ class Clock:
         return max(0, (frames - 1 - self.reach(level)) // self.periods[level - 1] + 1)
 
     def crop(self, lengths: Sequence[int]) -> Crop:
-        """The smallest clip in which level l has its last ``lengths[l-1]`` consecutive states (0: only what others read).
+        """The smallest clip with the last ``lengths[l-1]`` consecutive states of level l (0: only what others read).
 
         Raises:
             ValueError: more lengths than levels, or none above 0. Fewer lengths make a clip for the lower levels only.

@@ -19,7 +19,7 @@ def best_device() -> torch.device:
 
 
 def set_threads(threads: int = 0, processes: int = 1) -> int:
-    """Give this process its share of the cores (or ``threads`` of them): oversubscribing them is up to 30 times slower."""
+    """Give this process its share of the cores (or ``threads``): oversubscribed, it is up to 30 times slower."""
     count = threads or max(1, len(os.sched_getaffinity(0)) // processes)
     torch.set_num_threads(count)
     return count

@@ -104,7 +104,7 @@ class Hierarchy(nn.Module):
         return found
 
     def embed_actions(self, actions: Tensor) -> list[Tensor]:
-        """Actions (B, S, A), in the store's units, of the last S environment steps -> per level (B, M, a), newest last."""
+        """Actions (B, S, A), in the store's units, of the last S environment steps -> per level (B, M, a)."""
         below, found = (actions - self.action_mean) / self.action_std, []
         for number in range(1, self.depth + 1):
             whole = below[:, self.clock.group(number, below.shape[1])]

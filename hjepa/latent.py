@@ -37,7 +37,7 @@ class GaussianLatent(nn.Module):
         )
 
     def posterior(self, before: Tensor, after: Tensor, noise: Tensor | None = None) -> Inferred:
-        """States (..., D) before and after -> z (..., K). ``noise`` (..., K): standard normal; without it z is the mean."""
+        """States (..., D) before and after -> z (..., K). ``noise`` (..., K): standard normal; default: none."""
         parameters = self.posterior_net(torch.cat([before, after - before], -1)).float()
         mean, log_std = parameters.chunk(2, -1)
         log_std = MOST_LOG_STD * torch.tanh(log_std / MOST_LOG_STD)

@@ -152,7 +152,7 @@ def test_what_is_no_model_is_refused(tmp_path):
 def test_a_truncated_model_is_refused(tmp_path):
     path = Hierarchy(hierarchy_config(depth=2)).save_pretrained(tmp_path)
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(UserError, match="model.safetensors"):
+    with pytest.raises(UserError, match=r"model\.safetensors"):
         Hierarchy.from_pretrained(tmp_path)
 
 
@@ -187,7 +187,7 @@ def test_energy_is_low_where_the_prediction_holds():
 
 def test_a_level_that_needs_actions_says_so():
     model = Hierarchy(hierarchy_config(depth=1, actions=2))
-    with pytest.raises(ValueError, match="pass \\(b, n, 4\\)"):
+    with pytest.raises(ValueError, match=r"pass \(b, n, 4\)"):
         model.level(1).predict(torch.zeros(1, 2, 6))
 
 

@@ -33,14 +33,21 @@ def train(
     if dry_run:
         from hjepa.train.estimate import estimate
 
+        if not _speaks():
+            return
         return _print_estimate(estimate(loaded, int(os.environ.get("WORLD_SIZE", "1"))), json)
     from hjepa.train.loop import train as run
 
     _print_done(run(loaded), json)
 
 
+def _speaks() -> bool:
+    """Of several processes, the first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _print_done(path: Path, json: bool) -> None:
-    if os.environ.get("RANK", "0") != "0":
+    if not _speaks():
         return
     if json:
         from hjepa.train.log import read_metrics

@@ -55,7 +55,9 @@ def _level(model: Hierarchy, number: int, found: list[Recording]) -> Retrieval:
     period = model.clock.periods[number - 1]
     long = [r for r in found if len(r.states[number - 1]) > period]
     if not long:
-        raise UserError(f"no recording has the {model.clock.span(number, 2)} steps that level {number} needs to predict")
+        raise UserError(
+            f"no recording has the {model.clock.span(number, 2)} steps that level {number} needs to predict"
+        )
     hits, ranks, counts = [], [], []
     for recording in long:
         for first in range(0, len(recording.states[number - 1]) - period, CANDIDATES):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ class ConvEncoder(nn.Module):
         stages = max(1, round(math.log2(min(height, width) / SMALLEST)))
         widths = [channels, *(max(16, hidden >> (stages - 1 - i)) for i in range(stages))]
         layers: list[nn.Module] = []
-        for below, here in zip(widths[:-1], widths[1:], strict=True):
+        for below, here in itertools.pairwise(widths):
             layers += [nn.Conv2d(below, here, 4, stride=2, padding=1), nn.GroupNorm(1, here), nn.GELU()]
         self.stages = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(SMALLEST), nn.Flatten())
         self.head = nn.Linear(widths[-1] * SMALLEST**2, dim)

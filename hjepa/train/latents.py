@@ -1,4 +1,4 @@
-"""The latent store: states of a frozen level at every environment step, so that the next level trains without pixels."""
+"""The latent store: states of a frozen level at every step, so that the next level trains without pixels."""
 
 from __future__ import annotations
 

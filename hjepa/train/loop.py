@@ -199,7 +199,8 @@ class Trainer:
         ]
         if differ or len(mine.splitlines()) != len(theirs.splitlines()):
             raise UserError(
-                f"{self.path} holds another run: {'; '.join(differ[:5])}; legal: the same configuration, or another run="
+                f"{self.path} holds another run: {'; '.join(differ[:5])}; "
+                "legal: the same configuration, or another run="
             )
 
 

@@ -10,7 +10,7 @@ from hjepa.config import RunConfig
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of training. ``levels`` train; they read frames (``source`` 0) or cached states of level ``source``."""
+    """One stretch of training. ``levels`` train on frames (``source`` 0) or on cached states of level ``source``."""
 
     name: str
     levels: tuple[int, ...]
