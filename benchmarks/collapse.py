@@ -1,6 +1,6 @@
 """Collapse is seen where it happens, and does not happen by default: three objectives on several stores, several seeds.
 
-    python benchmarks/collapse.py --store NAME=PATH [--store ...] [--seeds 3] [--steps 300] --out benchmarks/results/collapse.json
+    python benchmarks/collapse.py --store NAME=PATH [--seeds 3] [--steps 300] --out benchmarks/results/collapse.json
 
 * ``off``: no term holds the states apart. Expected: full or dimensional collapse, and the run says so.
 * ``per-step``: SIGReg over the batch at each time index alone. Expected where the camera stands still: slow collapse.
@@ -31,17 +31,17 @@ from hjepa.hierarchy import Hierarchy
 from hjepa.train.log import read_metrics
 from hjepa.train.loop import train
 
-ALONE = ("variance", "covariance", "time_variance", "time_covariance", "inverse", "straightness", "sigreg")
-WEIGHTS = "each_level.objective.weights."
-PER_LEVEL = [f"levels.{k}.objective.weights.{name}=0" for k in (2, 3) for name in ("covariance",)]
+APART = ("variance", "covariance", "time_variance", "time_covariance", "inverse", "sigreg")
+
+
+def without(*kept: str) -> list[str]:
+    """Overrides that switch off every term which holds states apart, but those kept."""
+    return [f"levels.{k}.objective.weights.{name}=0" for k in (1, 2, 3) for name in APART if name not in kept]
+
+
 ARMS = {
-    "off": [*(f"{WEIGHTS}{name}=0" for name in ALONE), *PER_LEVEL],
-    "per-step": [
-        *(f"{WEIGHTS}{name}=0" for name in ALONE if name != "sigreg"),
-        *PER_LEVEL,
-        "each_level.objective.sigreg_over=step",
-        "each_level.latent.kind=none",
-    ],
+    "off": without(),
+    "per-step": [*without("sigreg"), "each_level.objective.sigreg_over=step", "each_level.latent.kind=none"],
     "default": [],
 }
 
@@ -56,7 +56,9 @@ def one(store: str, arm: str, seed: int, steps: int, work: Path, extra: list[str
     train(config)
     seconds = time.perf_counter() - began
     model, opened = Hierarchy.from_pretrained(run), Store.open(store)
-    found = recordings(model, opened, "held_back", config.data.held_back, config.data.hold)
+    trained, found = (
+        recordings(model, opened, part, config.data.held_back, config.data.hold) for part in ("train", "held_back")
+    )
     said = sorted({text.split(" (")[0] for line in read_metrics(run) for text in line["warnings"]})
     last = {k: level["criteria"] for line in read_metrics(run) for k, level in line["levels"].items()}
     return {
@@ -66,6 +68,7 @@ def one(store: str, arm: str, seed: int, steps: int, work: Path, extra: list[str
         "seconds": round(seconds, 1),
         "warnings": said,
         "criteria": last,
+        "retrieval_train": [r.asdict() for r in retrieval(model, trained)],
         "retrieval": [r.asdict() for r in retrieval(model, found)],
         "horizon": [c.asdict() for c in horizon_curves(model, found)],
     }
@@ -89,7 +92,14 @@ def main() -> None:
             for arm in asked.arms.split(","):
                 found = one(path, arm, seed, asked.steps, asked.work / name, extra)
                 results.append({"store": name, **found})
-                print(name, arm, seed, found["warnings"], [round(r["over_chance"], 1) for r in found["retrieval"]])
+                print(
+                    name,
+                    arm,
+                    seed,
+                    found["warnings"],
+                    *([round(r["over_chance"], 1) for r in found[key]] for key in ("retrieval_train", "retrieval")),
+                    flush=True,
+                )
     facts = {"schema": 1, "torch": torch.__version__, "machine": platform.machine(), "cores": 1, "steps": asked.steps}
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps({**facts, "results": results}, indent=1))

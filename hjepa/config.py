@@ -21,6 +21,7 @@ FRAME_ENCODERS = ("vit", "conv")
 STATE_ENCODERS = ("last", "mean", "attention", "convolution")
 
 Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0)]
 
 
@@ -28,14 +29,33 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+ENCODER_DEFAULTS: dict[str, dict[str, int]] = {
+    "vit": {"width": 128, "depth": 4, "heads": 4, "patch": 8},
+    "conv": {"width": 128},
+    **{kind: {"width": 128, "depth": 1} for kind in STATE_ENCODERS},
+}
+
+
 class EncoderConfig(Strict):
-    """Level 1: ``vit`` or ``conv`` over frames. Above: how the window is pooled before a pointwise MLP."""
+    """Level 1: ``vit`` or ``conv`` over frames. Above: how the window is pooled before a pointwise MLP of ``depth``
+    hidden layers (0: a linear map). What a kind does not use is 0, and refused if set."""
 
     kind: Literal["vit", "conv", "last", "mean", "attention", "convolution"] = "conv"
-    width: Positive = 128
-    depth: Positive = 2
-    heads: Positive = 4
-    patch: Positive = 8
+    width: Natural = 0
+    depth: Natural = 0
+    heads: Natural = 0
+    patch: Natural = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        used = ENCODER_DEFAULTS.get(given.get("kind", "conv")) if isinstance(given, dict) else None
+        if used is None:
+            return given
+        unused = [key for key in ("width", "depth", "heads", "patch") if given.get(key) and key not in used]
+        if unused:
+            raise ValueError(f"{given.get('kind', 'conv')!r} has no {unused[0]}; legal: {', '.join(used)}")
+        return {**used, **given}
 
 
 class PredictorConfig(Strict):
@@ -145,9 +165,9 @@ class DataConfig(Strict):
     held_back: Annotated[float, Field(ge=0, lt=1)] = 0.2
     hold: Literal["tail", "episodes"] = "tail"
     flip: bool = False
-    shift: Annotated[int, Field(ge=0)] = 0
+    shift: Natural = 0
     views: Positive = 1
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Natural = 0
 
 
 class TrainConfig(Strict):
@@ -162,7 +182,7 @@ class TrainConfig(Strict):
     precision: Literal["no", "bf16"] = "no"
     accumulate: Positive = 1
     compile: bool = False
-    threads: Annotated[int, Field(ge=0)] = 0
+    threads: Natural = 0
     log_every: Positive = 20
     save_every: Positive = 200
 

@@ -64,7 +64,8 @@ class Level(nn.Module):
             self.encoder = FrameEncoder(config, below)
             self.action_dim = action_below * config.stride
         else:
-            self.encoder = Pool(config.encoder.kind, config.window, below, config.dim, hidden=config.encoder.width)
+            e = config.encoder
+            self.encoder = Pool(e.kind, config.window, below, config.dim, hidden=e.width, depth=e.depth)
             self.action_dim = config.action_dim if action_below else 0
             self.macro = MacroAction(action_below, config.action_dim) if action_below else None
         self.latent = build_latent(config.latent, config.dim)

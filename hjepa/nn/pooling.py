@@ -11,10 +11,10 @@ class Pool(nn.Module):
     """(B, N, window, D) -> (B, N, dim).
 
     ``last`` keeps the newest state, ``mean`` averages, ``attention`` lets a learned query choose, ``convolution`` has a
-    weight for every place of the window.
+    weight for every place of the window. ``depth``: hidden layers of the MLP behind it; 0 is a linear map.
     """
 
-    def __init__(self, kind: str, window: int, below: int, dim: int, *, hidden: int) -> None:
+    def __init__(self, kind: str, window: int, below: int, dim: int, *, hidden: int, depth: int) -> None:
         super().__init__()
         self.kind = kind
         self.norm = nn.LayerNorm(below)
@@ -22,7 +22,11 @@ class Pool(nn.Module):
             self.query = nn.Parameter(torch.zeros(below))
             self.places = nn.Parameter(torch.zeros(window, below))
         wide = window * below if kind == "convolution" else below
-        self.mlp = nn.Sequential(nn.Linear(wide, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        layers: list[nn.Module] = []
+        for _ in range(depth):
+            layers += [nn.Linear(wide, hidden), nn.GELU()]
+            wide = hidden
+        self.mlp = nn.Sequential(*layers, nn.Linear(wide, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mlp(self._pool(self.norm(x)))
