@@ -14,7 +14,7 @@ from torch import Tensor
 from hjepa.config import LevelConfig
 from hjepa.objective.world import moments, world_mean, world_sum
 
-DEAD_STD, FEW_DIMENSIONS, SLOW_SHARE, NEAR_CHANCE, IDLE_NATS = 0.05, 0.1, 0.05, 2.0, 0.01
+DEAD_STD, FEW_DIMENSIONS, SLOW_SHARE, IDLE_NATS = 0.05, 0.1, 0.25, 0.01
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def diagnose(number: int, level: LevelConfig, figures: Criteria) -> list[str]:
             f"level {number}: dimensional collapse (effective rank {figures.rank_y:.1f} of {level.dim}): "
             f"raise {key}.covariance or {key}.sigreg"
         )
-    elif figures.std_time < SLOW_SHARE * figures.std_batch or figures.retrieval < min(NEAR_CHANCE, level.length / 2):
+    elif figures.std_time < SLOW_SHARE * figures.std_batch:
         said.append(
             f"level {number}: slow collapse (std over time {figures.std_time:.2f} against {figures.std_batch:.2f} over "
             f"the batch, retrieval within a clip {figures.retrieval:.1f}x chance): raise {key}.time_variance, or "

@@ -39,6 +39,7 @@ class Log:
         self._task: tuple[str, TaskID] | None = None
         self._took = self._waited = 0.0
         self._warned: set[str] = set()
+        self._before: set[str] = set()
 
     def start(self, total: int) -> None:
         """Go on after optimiser step ``total``: later lines belong to steps that will be taken again."""
@@ -81,10 +82,11 @@ class Log:
             return
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        for text in line["warnings"]:
-            if text.split(" (")[0] not in self._warned:  # once a kind: the figures in it change every time
-                self._warned.add(text.split(" (")[0])
-                self.console.print(f"[yellow]step {total}: {text}")
+        kinds = {text.split(" (")[0]: text for text in line["warnings"]}  # the figures in it change every time
+        for kind in kinds.keys() & self._before - self._warned:  # seen twice in a row, said once
+            self._warned.add(kind)
+            self.console.print(f"[yellow]step {total}: {kinds[kind]}")
+        self._before = set(kinds)
         skills = "  ".join(f"L{k} {o.criteria.skill:+.2f}" for k, o in outcome.outcomes.items() if o.criteria)
         self.bars.update(
             self._bar(f"train {phase}", config.train.steps), note=f"loss {line['loss']:.3f}  skill {skills}"

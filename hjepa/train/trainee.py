@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hjepa.data.stream import Clip
 from hjepa.hierarchy import Hierarchy, LevelStates
 from hjepa.objective.draws import Draws
-from hjepa.objective.total import Outcome, Sample, level_objective
+from hjepa.train.objective import Outcome, Sample, level_objective
 from hjepa.train.phases import Phase
 
 
