@@ -246,10 +246,5 @@ def read_config(path: str | Path) -> HierarchyConfig:
         raise UserError(f"{path}: its configuration cannot be read: {_one_line(error)}") from None
 
 
-def sequence_lengths(levels: Sequence[int], config: HierarchyConfig) -> list[int]:
-    """Training lengths for a crop that trains ``levels``: 0 for the levels below that only feed them."""
-    return [config.levels[k - 1].length if k in levels else 0 for k in range(1, max(levels) + 1)]
-
-
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]

@@ -94,8 +94,9 @@ def test_a_run_that_is_killed_anywhere_ends_like_one_that_was_not(store, tmp_pat
     assert same_weights(whole, again) and lines(whole) == lines(again)
 
 
-def test_two_processes_train_what_one_does(store, tmp_path):
-    one, two = config(store, tmp_path / "one", steps=3), config(store, tmp_path / "two", steps=3)
+@pytest.mark.parametrize("regime", ["joint", "levelwise"])
+def test_two_processes_train_what_one_does(store, tmp_path, regime):
+    one, two = (config(store, tmp_path / name, regime, steps=3) for name in ("one", "two"))
     train(one)
     path = tmp_path / "config.yaml"
     path.write_text(dump(two).replace("world: null", ""))
@@ -107,7 +108,7 @@ def test_two_processes_train_what_one_does(store, tmp_path):
     command = [sys.executable, "-m", "accelerate.commands.launch", *launch.split(), str(script), str(path)]
     subprocess.run(command, check=True, capture_output=True)
     for a, b in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
-        assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
+        assert a["phase"] == b["phase"] and a["loss"] == pytest.approx(b["loss"], abs=1e-4)
 
 
 def test_accumulated_steps_see_the_same_clips(store, tmp_path):
