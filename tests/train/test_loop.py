@@ -124,6 +124,20 @@ def test_training_takes_the_prediction_from_persistence_to_something_better(stor
     assert sum(skill[-10:]) / 10 > 0.25
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_that_collapses_says_so_and_a_healthy_one_does_not(store, tmp_path, seed):
+    apart = {"sigreg": 25, "time_variance": 10}
+    said = {}
+    for name, weights in {"off": {}, "on": apart}.items():
+        c = config(store, tmp_path / name, steps=100, depth=1, lr=3e-3, log_every=10)
+        objective = {"weights": {**weights, "information": 0.005}, "directions": 16}
+        tree = run_config(1, level={"objective": objective, "length": 6}).levels
+        data = c.data.model_copy(update={"batch": 16, "shift": 0})
+        run = train(c.model_copy(update={"levels": tree, "data": data, "seed": seed}))
+        said[name] = " ".join(text for line in lines(run)[-3:] for text in line["warnings"])
+    assert "collapse" in said["off"] and "collapse" not in said["on"]
+
+
 def test_the_four_criteria_are_live_for_every_level(store, tmp_path):
     found = lines(train(config(store, tmp_path / "run", steps=2)))[-1]["levels"]
     for level in found.values():
