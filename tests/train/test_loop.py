@@ -187,4 +187,4 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(store, tmp_p
 def test_the_learning_rate_warms_up_and_ends_at_zero():
     rates = [schedule(step, 100, 0.1) for step in range(100)]
     assert rates[0] == pytest.approx(0.1, rel=0.1) and max(rates) == pytest.approx(rates[9], rel=0.05)
-    assert rates[-1] < 0.01 and all(a >= b for a, b in itertools.pairwise(rates))
+    assert rates[-1] < 0.01 and all(a >= b for a, b in itertools.pairwise(rates[10:]))
