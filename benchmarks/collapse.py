@@ -14,7 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shlex
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -100,9 +102,19 @@ def main() -> None:
                     *([round(r["over_chance"], 1) for r in found[key]] for key in ("retrieval_train", "retrieval")),
                     flush=True,
                 )
-    facts = {"schema": 1, "torch": torch.__version__, "machine": platform.machine(), "cores": 1, "steps": asked.steps}
+    facts = {"schema": 1, "torch": torch.__version__, "machine": platform.machine(), "threads": 1, "steps": asked.steps}
+    command = shlex.join(["python", *sys.argv])
+    lines = ",\n".join(json.dumps(_rounded(r)) for r in results)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps({**facts, "results": results}, indent=1))
+    asked.out.write_text(json.dumps({**facts, "command": command})[:-1] + f', "results": [\n{lines}\n]}}\n')
+
+
+def _rounded(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {k: _rounded(v) for k, v in x.items()}
+    if isinstance(x, list):
+        return [_rounded(v) for v in x]
+    return round(x, 4) if isinstance(x, float) else x
 
 
 if __name__ == "__main__":
