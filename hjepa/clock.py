@@ -155,6 +155,11 @@ class Clock:
         """Steps after now of the states of ``level`` that lie up to ``within`` environment steps ahead."""
         return np.arange(1, within // self.periods[level - 1] + 1) * self.periods[level - 1]
 
+    def acting(self, level: int, before: int, after: int) -> Index:
+        """Steps relative to now whose actions make a level's last ``before`` transitions and its next ``after``."""
+        period = self.periods[level - 1]
+        return np.arange(-before * period, after * period)
+
     def action_steps(self, lengths: Sequence[int]) -> int:
         """How many of the last environment steps' actions the transitions of these sequences take."""
         return max((n - 1) * p for n, p in zip(lengths, self.periods[: len(lengths)], strict=True) if n)

@@ -103,12 +103,6 @@ class ObjectiveConfig(Strict):
     time_std: Annotated[float, Field(gt=0)] = 0.5
     weights: TermWeights = TermWeights()
 
-    @property
-    def collapsible(self) -> bool:
-        """No term holds the states apart."""
-        w = self.weights
-        return w.sigreg == w.variance == w.time_variance == w.inverse == 0 and self.target == "online"
-
 
 class LevelConfig(Strict):
     """One JEPA. ``length``: states in its training sequence; ``dim``: numbers a state; ``action_dim``: numbers a
@@ -158,7 +152,7 @@ class HierarchyConfig(Strict):
 
 class DataConfig(Strict):
     """Which clips are read. ``batch`` is the global batch: all processes and accumulated steps together. ``views``: how
-    many augmented copies (flip, shift) of each episode a latent store of level 1 holds."""
+    many augmented copies (flip, shift) of each episode a latent store of level 1 holds; 1: the episodes as they are."""
 
     store: str = ""
     batch: Positive = 16

@@ -129,8 +129,9 @@ class Hierarchy(nn.Module):
             recording have no states.
 
         Raises:
-            UserError: frames of another size or type, or fewer than one state of level 1 needs.
+            UserError: no such level, frames of another size or type, or fewer than one state of level 1 needs.
         """
+        self.level(level or self.depth)
         video = self._checked(frames)
         crop = self.clock.whole(len(video), level)
         first = crop.levels[0]

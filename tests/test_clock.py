@@ -95,6 +95,17 @@ def test_reading_states_of_a_level_starts_at_its_first_state():
     assert np.array_equal(offsets + (crop.span - span), crop.levels[0].instants)
 
 
+@given(clocks, st.data())
+def test_actions_around_now_are_those_between_the_states_they_join(clock, data):
+    level, before, after = (
+        data.draw(st.integers(1, clock.depth)),
+        data.draw(st.integers(0, 3)),
+        data.draw(st.integers(1, 3)),
+    )
+    first, last = -clock.past(level, before + 1)[0], clock.future(level, after * clock.periods[level - 1])[-1]
+    assert clock.acting(level, before, after).tolist() == list(range(first, last))  # an action leads to the next frame
+
+
 @pytest.mark.parametrize(("strides", "windows"), [((), ()), ((2,), (1, 1)), ((0,), (1,)), ((1,), (0,))])
 def test_impossible_clocks_are_refused(strides, windows):
     with pytest.raises(ValueError, match=r"clock|at least 1"):

@@ -172,6 +172,8 @@ def test_frames_the_model_cannot_read_are_refused(film, words):
 def test_levels_that_do_not_exist_are_refused():
     model = Hierarchy(hierarchy_config(depth=2))
     with pytest.raises(UserError, match="legal: 1 to 2"):
+        model.encode(video(), level=3)
+    with pytest.raises(UserError, match="legal: 1 to 2"):
         model.predict(model.encode(video()), 3, 1)
     with pytest.raises(UserError, match="no state here"):
         model.predict(model.encode(video(1)), 2, 1)

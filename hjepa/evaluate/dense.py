@@ -124,7 +124,7 @@ def contexts(model: Hierarchy, number: int, recording: Recording, now: NDArray[n
     Raises:
         UserError: the level predicts under actions and the recording has none.
     """
-    states, period = recording.states[number - 1], model.clock.periods[number - 1]
+    states = recording.states[number - 1]
     device, length = next(model.parameters()).device, model.config.levels[number - 1].length - 1
     back = now[:, None] - model.clock.past(number, length)
     seen, valid = states[np.maximum(back, 0)], torch.from_numpy(back >= 0)
@@ -132,8 +132,7 @@ def contexts(model: Hierarchy, number: int, recording: Recording, now: NDArray[n
         return Context(seen.to(device), valid.to(device), None)
     if recording.actions is None:
         raise UserError(f"level {number} predicts under actions and this recording has none; legal: a store with them")
-    around = np.arange(-(length - 1) * period, steps * period)
-    at = recording.reach[number - 1] + now[:, None] + around
+    at = recording.reach[number - 1] + now[:, None] + model.clock.acting(number, length - 1, steps)
     taken = recording.actions[np.clip(at, 0, len(recording.actions) - 1)]
     return Context(seen.to(device), valid.to(device), model.embed_actions(taken.to(device))[number - 1])
 

@@ -25,7 +25,7 @@ class Criteria:
     std_batch: standard deviation between clips at the same instant, mean over components; std_time: within a clip.
     skill: 1 - E / E_persistence of one open-loop step, z at the prior's mean.
     retrieval: how often the predicted state is nearest to the true one among its clip's states, over chance.
-    nats: information in z per step. steps: states a clip.
+    nats: information in z per step.
     """
 
     rank_x: float
